@@ -1,0 +1,1 @@
+"""Where rows are worked on: stateful plain classes, each importable without Ray."""

@@ -1,0 +1,95 @@
+"""What every engine is: something that answers one request at a time, many at once."""
+
+import asyncio
+import zlib
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pipelines.config import Scripted, Tier
+from pipelines.cost import Usage
+from pipelines.engine_time import EngineClock
+from pipelines.errors import RowProblem
+from pipelines.requests import Request
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of one request: a response, or the problem that stood in its way.
+
+    Attributes:
+        engine_ns: its share of the replica's time, in nanoseconds.
+        ttft_s: from handing it to the engine to the first token, in seconds.
+        e2e_s: to the last token.
+    """
+
+    response: str | None = None
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    engine_ns: int = 0
+    attempts: int = 1
+    ttft_s: float | None = None
+    e2e_s: float | None = None
+    problem: RowProblem | None = None
+
+
+class Engine(Protocol):
+    """Answers requests. Lives on one event loop and is never called from another.
+
+    `answer` does not raise for anything that one request brings about; that is an `Answer`
+    with a `problem`. It raises only when the engine cannot be used at all, which ends the run.
+    """
+
+    model: str
+    clock: EngineClock
+
+    async def start(self) -> None:
+        """Load the model. Raises what the engine raises; the run then ends."""
+        ...
+
+    async def answer(self, request: Request) -> Answer: ...
+
+    async def stop(self) -> None: ...
+
+
+class ScriptedEngine:
+    """A deterministic engine for tests, dry runs and measuring everything but generation.
+
+    The answer is the last user text in upper case. A token is a word. `fail_every=n` fails the
+    prompts whose checksum is divisible by n, always the same ones.
+    """
+
+    def __init__(self, config: Scripted) -> None:
+        self.model = config.model
+        self.clock = EngineClock()
+        self._config = config
+
+    async def start(self) -> None:
+        pass
+
+    async def answer(self, request: Request) -> Answer:
+        text = request.last_user_text
+        if self._config.delay_s:
+            await asyncio.sleep(self._config.delay_s)
+        if self._config.fail_every and zlib.crc32(text.encode()) % self._config.fail_every == 0:
+            return Answer(problem=RowProblem("engine", "scripted failure"))
+        words = text.upper().split(" ")
+        limit = request.sampling.get("max_tokens", len(words))
+        usage = Usage(
+            prompt_tokens=sum(len(str(m.get("content")).split()) for m in request.messages),
+            completion_tokens=min(limit, len(words)),
+        )
+        reason = "length" if limit < len(words) else "stop"
+        delay = self._config.delay_s
+        return Answer(" ".join(words[:limit]), reason, usage, ttft_s=delay, e2e_s=delay)
+
+    async def stop(self) -> None:
+        pass
+
+
+def build_engine(tier: Tier, defaults: dict[str, Any]) -> Engine:
+    """The engine that a tier's configuration names, not yet started."""
+    if isinstance(tier.engine, Scripted):
+        return ScriptedEngine(tier.engine)
+    from actors.vllm_engine import VLLMEngine
+
+    return VLLMEngine(tier.engine, defaults, tier.max_attempts)

@@ -1,0 +1,169 @@
+"""The generate step: a tier's engine answers the rows that are its own."""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from typing import Protocol
+
+import pyarrow as pa
+
+from actors.engine import Answer, Engine
+from actors.meter import Grant
+from pipelines.config import Tier
+from pipelines.cost import token_cost
+from pipelines.ledger import Replica
+from pipelines.prices import HourRate, TokenRate
+from pipelines.requests import Request, text_of
+from pipelines.schema import patch
+from pipelines.waiting import rows_for_tier
+
+_REPORT_EVERY_S = 1.0
+_WAIT_FOR_BUDGET_S = 0.1
+_TEMPLATE_TOKENS = 64
+
+
+class Meter(Protocol):
+    """Where a generator reports, and asks before it spends."""
+
+    def reserve(self, nusd: int) -> Awaitable[Grant]: ...
+
+    def settle(self, reserved_nusd: int, spent_nusd: int) -> None: ...
+
+    def report_replica(self, name: str, replica: Replica) -> None: ...
+
+
+class Generator:
+    """One replica of a tier.
+
+    The engine starts with the first row that needs it: a run that the response cache answers
+    whole never loads a model. Lives on one event loop.
+
+    Args:
+        name: tells this replica from all others of the run.
+        metered: whether a budget is set; without one no row waits for a grant.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tier: Tier,
+        engine: Engine,
+        rate: TokenRate | HourRate,
+        meter: Meter,
+        attempt_id: str,
+        default_max_tokens: int | None,
+        metered: bool,
+    ) -> None:
+        self.tier = tier
+        self._name = name
+        self._engine = engine
+        self._rate = rate
+        self._meter = meter
+        self._attempt_id = attempt_id
+        self._default_max_tokens = default_max_tokens
+        self._metered = metered
+        self._born = time.monotonic_ns()
+        self._load_ns = 0
+        self._tokens = 0
+        self._unreported_nusd = 0
+        self._started: asyncio.Task[None] | None = None
+        self._gate = asyncio.Lock()
+
+    async def generate(self, table: pa.Table) -> pa.Table:
+        """Answer the rows whose `tier` is this one; the others pass untouched."""
+        at = rows_for_tier(table, self.tier.name)
+        if not at:
+            return table
+        texts = table["_request"].take(at).to_pylist()
+        await self.start()
+        answers = await asyncio.gather(*(self._answer(Request.from_json(t)) for t in texts))
+        self.report()
+        return patch(table, at, self._columns(answers))
+
+    async def start(self) -> None:
+        """Load the engine once, whoever asks first."""
+        if self._started is None:
+            self._started = asyncio.create_task(self._load())
+        await self._started
+
+    async def report_regularly(self) -> None:
+        """Report until cancelled, so that a killed run's time is known to the second."""
+        while True:
+            self.report()
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+    def report(self) -> None:
+        self._meter.settle(0, self._unreported_nusd)
+        self._unreported_nusd = 0
+        alive = time.monotonic_ns() - self._born
+        loading = self._started is not None and not self._started.done()
+        self._meter.report_replica(
+            self._name,
+            Replica(
+                self.tier.name,
+                alive_ns=alive,
+                load_ns=alive if loading else self._load_ns,
+                busy_ns=self._engine.clock.busy_ns,
+                tokens=self._tokens,
+                model=self._engine.model,
+                sizes=getattr(self._engine, "sizes", {}),
+            ),
+        )
+
+    async def _load(self) -> None:
+        began = time.monotonic_ns()
+        await self._engine.start()
+        self._load_ns = time.monotonic_ns() - began
+
+    async def _answer(self, request: Request) -> Answer | None:
+        """The answer, or None if the budget does not allow one."""
+        if not self._metered:
+            answer = await self._engine.answer(request)
+            self._unreported_nusd += self._count(answer)
+            return answer
+        reserved = self._worst_case(request)
+        async with self._gate:
+            while (grant := await self._meter.reserve(reserved)) == "wait":
+                await asyncio.sleep(_WAIT_FOR_BUDGET_S)
+        if grant == "closed":
+            return None
+        answer = await self._engine.answer(request)
+        self._meter.settle(reserved, self._count(answer))
+        return answer
+
+    def _worst_case(self, request: Request) -> int:
+        """Nano-dollars that the row cannot exceed: a token is at least one byte."""
+        if isinstance(self._rate, HourRate):
+            return 0
+        text = "".join(text_of(m.get("content")) for m in request.messages)
+        prompt = len(text.encode()) + _TEMPLATE_TOKENS * len(request.messages)
+        limit = request.sampling.get("max_tokens") or self._default_max_tokens or 1 << 17
+        return (prompt * self._rate.input + limit * self._rate.output) // 10**6 + 1
+
+    def _count(self, answer: Answer) -> int:
+        """Count the answer's tokens; returns what they cost by the token, in nano-dollars."""
+        self._tokens += answer.usage.prompt_tokens + answer.usage.completion_tokens
+        return token_cost(answer.usage, self._rate) if isinstance(self._rate, TokenRate) else 0
+
+    def _columns(self, answers: list[Answer | None]) -> dict[str, list[object]]:
+        done = [a or Answer() for a in answers]
+        statuses: list[object] = [
+            "pending" if a is None else "error" if a.problem else "ok" for a in answers
+        ]
+        return {
+            "status": statuses,
+            "source": ["generated" if s == "ok" else None for s in statuses],
+            "response": [a.response for a in done],
+            "finish_reason": [a.finish_reason for a in done],
+            "model": [self._engine.model] * len(done),
+            "prompt_tokens": [a.usage.prompt_tokens for a in done],
+            "cached_prompt_tokens": [a.usage.cached_prompt_tokens for a in done],
+            "completion_tokens": [a.usage.completion_tokens for a in done],
+            "attempts": [a.attempts for a in done],
+            "ttft_s": [a.ttft_s for a in done],
+            "e2e_s": [a.e2e_s for a in done],
+            "error_kind": [a.problem.kind if a.problem else None for a in done],
+            "error": [a.problem.message if a.problem else None for a in done],
+            "_engine_ns": [a.engine_ns for a in done],
+            "_attempt_id": [self._attempt_id] * len(done),
+        }

@@ -1,0 +1,76 @@
+"""One run's running totals: progress for people, and the budget that nothing may pass."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from pipelines.cost import time_cost
+from pipelines.ledger import Replica
+from pipelines.prices import HourRate, PriceList
+
+Grant = Literal["granted", "wait", "closed"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Totals so far. `spent_nusd` includes the replicas' time up to their last report."""
+
+    counts: dict[str, int]
+    tokens: int
+    spent_nusd: int
+    replicas: dict[str, Replica]
+    closed: bool
+
+
+class RunMeter:
+    """Counts what stages report; grants spending while the budget lasts.
+
+    A grant covers a row's worst case, so that the budget holds whatever the answers turn out
+    to be; when the row is done its true cost replaces the grant.
+    """
+
+    def __init__(self, prices: PriceList, budget_nusd: int | None, spent_before: int) -> None:
+        self._rates = prices.tiers
+        self._budget = budget_nusd
+        self._spent_on_rows = spent_before
+        self._reserved = 0
+        self._counts: Counter[str] = Counter()
+        self._replicas: dict[str, Replica] = {}
+        self._closed = False
+
+    def reserve(self, nusd: int) -> Grant:
+        """Ask to spend up to so much. Once closed it stays closed."""
+        if self._budget is None:
+            return "granted"
+        if not self._closed and self._spent() + self._reserved + nusd <= self._budget:
+            self._reserved += nusd
+            return "granted"
+        if self._reserved and not self._closed:
+            return "wait"
+        self._closed = True
+        return "closed"
+
+    def settle(self, reserved_nusd: int, spent_nusd: int) -> None:
+        """Replace grants by what was truly spent."""
+        self._reserved -= reserved_nusd
+        self._spent_on_rows += spent_nusd
+
+    def report_replica(self, name: str, replica: Replica) -> None:
+        self._replicas[name] = replica
+
+    def count(self, counts: dict[str, int]) -> None:
+        self._counts.update(counts)
+
+    def snapshot(self) -> Snapshot:
+        tokens = sum(replica.tokens for replica in self._replicas.values())
+        return Snapshot(
+            dict(self._counts), tokens, self._spent(), dict(self._replicas), self._closed
+        )
+
+    def _spent(self) -> int:
+        time_spent = 0
+        for replica in self._replicas.values():
+            rate = self._rates[replica.tier]
+            if isinstance(rate, HourRate):
+                time_spent += time_cost(replica.alive_ns, rate)
+        return self._spent_on_rows + time_spent

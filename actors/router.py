@@ -1,0 +1,39 @@
+"""The route step's host: a policy with what it needs in memory."""
+
+import pyarrow as pa
+
+from pipelines.config import Route
+from pipelines.requests import Request
+from pipelines.routing import Candidate, Decision, build_policy
+from pipelines.schema import patch
+from pipelines.waiting import undecided_rows
+
+
+class Router:
+    """Decides the tier of every row that nobody has answered."""
+
+    def __init__(self, route: Route) -> None:
+        self._policy = build_policy(route)
+
+    def route(self, table: pa.Table) -> pa.Table:
+        at = undecided_rows(table)
+        if not at:
+            return table
+        names = [n for n in self._policy.columns if n in table.column_names]
+        rows = table.select(["_request", *names]).take(at).to_pylist()
+        candidates = [Candidate(Request.from_json(row["_request"]), row) for row in rows]
+        decided = self._policy.decide(candidates)
+        decisions = [
+            Decision(c.request.tier, "named by the row") if c.request.tier else d
+            for c, d in zip(candidates, decided, strict=True)
+        ]
+        return patch(
+            table,
+            at,
+            {
+                "tier": [d.tier for d in decisions],
+                "route_score": [d.score for d in decisions],
+                "route_reason": [d.reason for d in decisions],
+                "escalations": [0] * len(at),
+            },
+        )

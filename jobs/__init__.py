@@ -1,0 +1,1 @@
+"""When and from where nightmill runs: the command line and the jobs behind it."""

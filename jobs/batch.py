@@ -1,0 +1,244 @@
+"""The main job: plan, stream, settle, and account for one run."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import ray
+
+from actors.claims import ClaimShard, claim_committed
+from actors.meter import RunMeter, Snapshot
+from actors.response_cache import CacheWriter
+from jobs import hosts
+from jobs.cluster import connect
+from jobs.preflight import Plan, check_writable, plan_run
+from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
+from jobs.summary import Summary, load_summary, summarize
+from pipelines.chain import Stage, run_chain
+from pipelines.commit import committed_blocks
+from pipelines.config import VLLM, RunConfig, Tier
+from pipelines.errors import RunFailure
+from pipelines.ledger import overhead_lines
+from pipelines.openai_batch import write_openai_batch
+from pipelines.pending import pending_blocks
+from pipelines.prices import nano_dollars
+from pipelines.settle import committed_time, settle_followers, write_bill
+from pipelines.sources import Block
+from pipelines.storage import Directory
+
+Watch = Callable[[Snapshot], None]
+_WATCH_EVERY_S = 0.5
+_SAVE_EVERY_S = 5.0
+_GPU_SEQS, _CPU_SEQS = 1024, 256
+
+
+def run(config: RunConfig, watch: Watch | None = None, on_start: Any = None) -> Summary:
+    """Answer every row of the input and account for it; goes on where an earlier start ended.
+
+    Args:
+        watch: called twice a second with the running totals.
+        on_start: called once with the plan and the blocks that are left.
+
+    Raises:
+        UsageProblem: the run cannot start; nothing was spent.
+        RunFailure: it started and could not finish; what is committed stays.
+    """
+    plan = plan_run(config, datetime.now(UTC).date())
+    directory = check_writable(config)
+    with Lock(directory).held() as lock:
+        identity = open_run(directory, plan)
+        blocks = remaining_blocks(directory, plan)
+        finished = load_summary(directory)
+        if not blocks and finished is not None and not finished.pending:
+            return finished
+        if on_start:
+            on_start(plan, sum(block.num_rows for block in blocks))
+        return _Run(plan, directory, identity, lock, watch).finish(blocks)
+
+
+def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
+    """The blocks without a committed part, and those a budget left over."""
+    done = committed_blocks(directory)
+    return [b for b in plan.blocks if b.name not in done] + pending_blocks(directory)
+
+
+class _Run:
+    """One start of a run: its actors, its chain, its accounts."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: Directory,
+        identity: RunIdentity,
+        lock: Lock,
+        watch: Watch | None,
+    ) -> None:
+        self._plan, self._config = plan, plan.config
+        self._directory, self._identity = directory, identity
+        self._lock, self._watch = lock, watch
+        self._started = time.monotonic()
+        self._logs = connect()
+        self._meter = (
+            ray.remote(RunMeter)
+            .options(num_cpus=0)
+            .remote(plan.prices, self._budget_nusd(), self._spent_before())
+        )
+        self._shards = self._start_shards()
+        self._writer = self._start_cache_writer()
+
+    def finish(self, blocks: list[Block]) -> Summary:
+        with self._watched():
+            if blocks:
+                self._stream(blocks)
+        snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
+        save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
+        if self._writer is not None:
+            ray.get(self._writer.close.remote())
+        if not snapshot.closed:
+            settle_followers(self._directory, self._plan.prices, self._identity.run_id)
+        overheads = overhead_lines(
+            load_replicas(self._directory),
+            committed_time(self._directory),
+            self._plan.prices.tiers,
+        )
+        bill_nusd = write_bill(self._directory, overheads)
+        if self._config.output.openai_batch and self._plan.dialect.openai_batch:
+            write_openai_batch(self._directory)
+        return summarize(
+            directory=self._directory,
+            identity=self._identity,
+            plan=self._plan,
+            bill_nusd=bill_nusd,
+            overheads=overheads,
+            wall_s=time.monotonic() - self._started,
+            logs=str(self._logs),
+            claimed=self._claimed(),
+        )
+
+    def _stream(self, blocks: list[Block]) -> None:
+        config, output = self._config, (self._config.output.path, self._config.storage)
+        intake = hosts.Intake(
+            self._plan.dialect,
+            self._plan.schema,
+            self._plan.policy,
+            (config.input.path, config.storage),
+            output,
+            self._shards,
+        )
+        commit = hosts.Commit(
+            output, self._plan.prices, self._identity.run_id, self._meter, self._writer
+        )
+        try:
+            run_chain(blocks, intake, self._stages(blocks), commit)
+        except ray.exceptions.RayError as error:
+            raise RunFailure(
+                f"{_reason(error)}\nWhat is committed stays; run the same command again to go "
+                f"on. Logs: {self._logs}"
+            ) from error
+
+    def _stages(self, blocks: list[Block]) -> list[Stage]:
+        config = self._config
+        stages = []
+        if self._writer is not None:
+            arguments = {"config": config.response_cache, "storage": config.storage}
+            stages.append(Stage(hosts.RecallHost, arguments))
+        stages.append(Stage(hosts.RouterHost, {"route": config.route}, replicas=config.routers))
+        rows = max(block.num_rows for block in blocks)
+        return stages + [self._engine_stage(tier, rows) for tier in config.tiers]
+
+    def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:
+        arguments = {
+            "tier": tier,
+            "defaults": self._config.sampling.given(),
+            "prices": self._plan.prices,
+            "meter": self._meter,
+            "attempt_id": self._identity.attempt_id,
+            "metered": self._config.budget_usd is not None,
+        }
+        return Stage(
+            hosts.EngineHost,
+            arguments,
+            replicas=tier.replicas,
+            blocks_in_flight=blocks_in_flight(tier, block_rows),
+            num_cpus=tier.num_cpus,
+            num_gpus=tier.num_gpus,
+        )
+
+    def _start_shards(self) -> list[Any]:
+        if not self._config.dedup:
+            return []
+        actor = ray.remote(ClaimShard).options(num_cpus=0)
+        shards = [actor.remote() for _ in range(self._config.claim_shards)]
+        for name in self._directory.parts("rows"):
+            table = self._directory.read_table(name, ["row_id", "request_key", "source"])
+            claim_committed(table, len(shards), lambda calls: hosts.ask_shards(shards, calls))
+        return shards
+
+    def _start_cache_writer(self) -> Any | None:
+        cache = self._config.response_cache
+        if cache is None or not cache.enabled:
+            return None
+        return ray.remote(CacheWriter).options(num_cpus=0).remote(cache, self._config.storage)
+
+    def _claimed(self) -> tuple[int, int]:
+        sizes = ray.get([shard.size.remote() for shard in self._shards])
+        return sum(keys for keys, _ in sizes), sum(held for _, held in sizes)
+
+    def _budget_nusd(self) -> int | None:
+        budget = self._config.budget_usd
+        return None if budget is None else nano_dollars(budget)
+
+    def _spent_before(self) -> int:
+        """What earlier starts of this run cost: its budget is one."""
+        committed = committed_time(self._directory)
+        lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
+        return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Shows progress and keeps the run's memory and lock fresh while it streams."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._look, args=(stop,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _look(self, stop: threading.Event) -> None:
+        saved = 0.0
+        while True:
+            snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
+            if self._watch:
+                self._watch(snapshot)
+            if time.monotonic() - saved > _SAVE_EVERY_S:
+                save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
+                self._lock.refresh()
+                saved = time.monotonic()
+            if stop.wait(_WATCH_EVERY_S):
+                return
+
+
+def blocks_in_flight(tier: Tier, block_rows: int) -> int:
+    """Blocks that one replica holds: several times what its engine runs.
+
+    A block leaves when its last row is done, so that while some wait for a long row others
+    must keep the engine full.
+    """
+    if not isinstance(tier.engine, VLLM):
+        return 4
+    seqs = tier.engine.engine_args.get("max_num_seqs") or (
+        _GPU_SEQS if tier.num_gpus else _CPU_SEQS
+    )
+    return min(max(-(-4 * int(seqs) // block_rows), 4), 64)
+
+
+def _reason(error: ray.exceptions.RayError) -> str:
+    """The remote cause's own words; its long traceback is in the logs."""
+    cause = getattr(error, "cause", None) or error
+    lines = [line for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0] if lines else ''}"

@@ -1,0 +1,97 @@
+"""The command line: parse, call one function, print."""
+
+import json
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+from rich.console import Console
+
+from pipelines.config import RunConfig, dump_config, load_config, parse_override
+from pipelines.errors import RunFailure, UsageProblem
+
+_EXIT_FAILED, _EXIT_USAGE = 1, 2
+out, err = Console(), Console(stderr=True)
+
+
+class Problems(click.Group):
+    """Turns the errors that a user can act on into one message and the right exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UsageProblem as problem:
+            err.print(f"[red]error:[/red] {problem}", highlight=False, soft_wrap=True)
+            sys.exit(_EXIT_USAGE)
+        except RunFailure as failure:
+            err.print(f"[red]failed:[/red] {failure}", highlight=False, soft_wrap=True)
+            sys.exit(_EXIT_FAILED)
+
+
+@click.group(cls=Problems)
+@click.version_option(package_name="nightmill")
+def main() -> None:
+    """Answer large prompt datasets for the least money that keeps a stated quality."""
+
+
+def _overridden(
+    config: str, settings: tuple[str, ...], given: dict[str, Any] | None = None
+) -> RunConfig:
+    overrides = dict(parse_override(setting) for setting in settings)
+    overrides.update({k: v for k, v in (given or {}).items() if v is not None})
+    return load_config(config, overrides)
+
+
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a configuration key."
+)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@set_option
+def check(config: str, settings: tuple[str, ...]) -> None:
+    """Validate CONFIG and print it with every default written out."""
+    from jobs.preflight import check_config
+
+    resolved = _overridden(config, settings)
+    check_config(resolved, datetime.now(UTC).date())
+    click.echo(dump_config(resolved), nl=False)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--input", "input_path", help="The input: a file, a folder or a glob.")
+@click.option("--output", "output_path", help="The OUTPUT directory.")
+@click.option("--budget-usd", type=float, help="Stop before more than this is spent.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@set_option
+def run(
+    config: str,
+    input_path: str | None,
+    output_path: str | None,
+    budget_usd: float | None,
+    as_json: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Answer every row of the input; the same command again goes on where it stopped."""
+    given = {"input.path": input_path, "output.path": output_path, "budget_usd": budget_usd}
+    resolved = _overridden(config, settings, given)
+
+    from jobs.batch import run as run_batch
+    from jobs.progress import progress_bar
+    from jobs.summary import print_summary
+
+    with progress_bar(err) as (watch, on_start):
+        summary = run_batch(resolved, watch, on_start)
+    if as_json:
+        click.echo(json.dumps(asdict(summary), indent=2))
+    else:
+        print_summary(summary, out)
+    sys.exit(summary.exit_code)
+
+
+if __name__ == "__main__":
+    main()

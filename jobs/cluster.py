@@ -1,0 +1,37 @@
+"""Connecting to Ray: the cluster that the environment names, or this machine."""
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import ray
+
+
+def connect() -> Path:
+    """Join the cluster at RAY_ADDRESS, or start Ray here; returns Ray's log folder.
+
+    Ray's and the engines' own output goes to files there: what a person sees is ours.
+    """
+    if not ray.is_initialized():
+        os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+        # Telemetry would wait for a network that a batch machine may not have.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        warnings.filterwarnings("ignore", module=r"ray\..*")
+        ray.init(
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+        )
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    return Path(ray._private.worker._global_node.get_logs_dir_path())
+
+
+def divert_stderr(logs: Path) -> None:
+    """Send what libraries print to standard error to a file, native code included."""
+    sys.stderr.flush()
+    noise = os.open(logs / "nightmill-driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(noise, 2)
+    os.close(noise)

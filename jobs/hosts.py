@@ -1,0 +1,173 @@
+"""The few lines that put plain classes into Ray actors: all the Ray that stages know."""
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Awaitable
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from actors.claims import ShardCalls, claim_rows
+from actors.engine import build_engine
+from actors.generator import Generator
+from actors.meter import Grant
+from actors.recall import admissible, recall_rows
+from actors.response_cache import ResponseCache
+from actors.router import Router
+from pipelines.commit import blocks_of, commit_block
+from pipelines.config import ResponseCacheConfig, Route, Storage, Tier
+from pipelines.intake import Dialect, read_block
+from pipelines.ledger import Replica
+from pipelines.pending import is_pending, read_pending
+from pipelines.prices import PriceList
+from pipelines.pricing import price_rows
+from pipelines.sources import Block
+from pipelines.storage import Directory, open_filesystem
+
+
+class RemoteMeter:
+    """A `RunMeter` in an actor, as a generator sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def reserve(self, nusd: int) -> Awaitable[Grant]:
+        grant: Awaitable[Grant] = self._actor.reserve.remote(nusd)
+        return grant
+
+    def settle(self, reserved_nusd: int, spent_nusd: int) -> None:
+        if reserved_nusd or spent_nusd:
+            self._actor.settle.remote(reserved_nusd, spent_nusd)
+
+    def report_replica(self, name: str, replica: Replica) -> None:
+        self._actor.report_replica.remote(name, replica)
+
+
+class Intake:
+    """Reads a block and claims its keys; called inside Ray Data's read tasks."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        schema: pa.Schema,
+        policy: bytes,
+        source: tuple[str, Storage],
+        output: tuple[str, Storage],
+        shards: list[Any],
+    ) -> None:
+        self._dialect, self._schema, self._policy = dialect, schema, policy
+        self._source, self._output = source, output
+        self._shards = shards
+
+    def __call__(self, block: Block) -> pa.Table:
+        if is_pending(block):
+            table = read_pending(block, _directory(*self._output))
+        else:
+            fs = _filesystem(*self._source)
+            table = read_block(block, self._dialect, self._schema, self._policy, fs)
+        if not self._shards:
+            return table
+        return claim_rows(table, len(self._shards), lambda calls: ask_shards(self._shards, calls))
+
+
+def ask_shards(shards: list[Any], calls: ShardCalls) -> dict[int, bytes]:
+    """Put every shard's question at once and wait for all replies."""
+    asked = [shards[s].claim.remote(keys, rows) for s, (keys, rows) in calls.items()]
+    return dict(zip(calls, ray.get(asked), strict=True))
+
+
+class RecallHost:
+    """`ResponseCache` in a Ray Data actor."""
+
+    def __init__(self, config: ResponseCacheConfig, storage: Storage) -> None:
+        self._cache = ResponseCache(config, storage)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return recall_rows(table, self._cache)
+
+
+class RouterHost:
+    """`Router` in a Ray Data actor."""
+
+    def __init__(self, route: Route) -> None:
+        self._router = Router(route)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return self._router.route(table)
+
+
+class EngineHost:
+    """`Generator` in a Ray Data actor, on an event loop of its own.
+
+    Ray Data calls from several threads, a block in each. The loop never waits for them, so
+    that a slow reader downstream takes no token from the engine.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        defaults: dict[str, Any],
+        prices: PriceList,
+        meter: Any,
+        attempt_id: str,
+        metered: bool,
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._generator = Generator(
+            name=uuid.uuid4().hex,
+            tier=tier,
+            engine=build_engine(tier, defaults),
+            rate=prices.tiers[tier.name],
+            meter=RemoteMeter(meter),
+            attempt_id=attempt_id,
+            default_max_tokens=defaults.get("max_tokens"),
+            metered=metered,
+        )
+        self._reports = asyncio.run_coroutine_threadsafe(
+            self._generator.report_regularly(), self._loop
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        work = self._generator.generate(table)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+class Commit:
+    """Prices a block and writes it; called inside Ray Data's write tasks."""
+
+    def __init__(
+        self,
+        output: tuple[str, Storage],
+        prices: PriceList,
+        run_id: str,
+        meter: Any,
+        cache_writer: Any | None,
+    ) -> None:
+        self._output, self._prices, self._run_id = output, prices, run_id
+        self._meter, self._cache_writer = meter, cache_writer
+
+    def __call__(self, table: pa.Table) -> None:
+        directory = _directory(*self._output)
+        for name, rows in blocks_of(table):
+            priced = price_rows(rows, self._prices, self._run_id)
+            counts = commit_block(directory, name, priced)
+            self._meter.count.remote(counts.as_dict())
+            if self._cache_writer is not None:
+                entries = admissible(priced, datetime.now(UTC))
+                if entries.num_rows:
+                    self._cache_writer.append.remote(entries)
+
+
+@lru_cache(maxsize=4)
+def _filesystem(url: str, storage: Storage) -> Any:
+    return open_filesystem(url, storage)[0]
+
+
+@lru_cache(maxsize=4)
+def _directory(url: str, storage: Storage) -> Directory:
+    return Directory(url, storage)

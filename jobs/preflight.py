@@ -1,0 +1,213 @@
+"""Everything that can be found wrong before a cent is spent."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from pipelines.columns import merge
+from pipelines.config import VLLM, Input, Rules, RunConfig
+from pipelines.errors import UsageProblem
+from pipelines.intake import (
+    Dialect,
+    Scan,
+    check_columns,
+    duplicates,
+    rows_with_ids,
+    scan_block,
+    scan_parquet_ids,
+)
+from pipelines.keys import policy_digest
+from pipelines.prices import PriceList, price_list
+from pipelines.routing import build_policy
+from pipelines.sources import (
+    Block,
+    InputFile,
+    find_files,
+    parquet_schema,
+    plan_blocks,
+    read_rows,
+)
+from pipelines.storage import Directory, open_filesystem
+
+_INLINE_ROWS = 20_000
+"""Up to here reading the input once takes less time than starting Ray."""
+_SHOWN_DUPLICATES = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may start: its input, cut into blocks, and all that its stages need."""
+
+    config: RunConfig
+    dialect: Dialect
+    files: list[InputFile]
+    blocks: list[Block]
+    schema: pa.Schema
+    policy: bytes
+    prices: PriceList
+
+    @property
+    def num_rows(self) -> int:
+        return sum(block.num_rows for block in self.blocks)
+
+
+def check_config(config: RunConfig, today: date) -> PriceList:
+    """Checks that need no input: prices, models, policies.
+
+    Raises:
+        UsageProblem: naming the key and the remedy.
+    """
+    prices = price_list(config, today)
+    build_policy(config.route)
+    for tier in config.tiers:
+        if isinstance(tier.engine, VLLM):
+            _check_model(f"tiers.{tier.name}.engine", tier.engine)
+    return prices
+
+
+def plan_run(config: RunConfig, today: date) -> Plan:
+    """Look at the whole input and at the output's place; start nothing.
+
+    Raises:
+        UsageProblem: whatever would make the run fail or lie later.
+    """
+    prices = check_config(config, today)
+    files = find_files(config.input, config.storage)
+    fs, _ = open_filesystem(config.input.path, config.storage)
+    blocks = plan_blocks(files, fs, config.input.block_rows)
+    if not blocks:
+        raise UsageProblem(f"input.path: {config.input.path}: holds no rows; check the file")
+    dialect = Dialect(
+        columns=config.input.columns,
+        openai_batch=_is_openai_batch(config.input, files, blocks, fs),
+        ignore_model=config.input.ignore_model,
+        tiers=tuple(tier.name for tier in config.tiers),
+        defaults=config.sampling.given(),
+    )
+    schema = _inspect(files, blocks, dialect, fs)
+    check_columns(schema, dialect)
+    _check_rule_columns(config, schema)
+    check_writable(config)
+    return Plan(config, dialect, files, blocks, schema, policy_digest(config), prices)
+
+
+def check_writable(config: RunConfig) -> Directory:
+    """Raises: UsageProblem if the output cannot be written."""
+    try:
+        directory = Directory(config.output.path, config.storage)
+        directory.make()
+        directory.write(".nightmill/writable", b"")
+        directory.remove(".nightmill/writable")
+    except OSError as error:
+        raise UsageProblem(
+            f"output.path: {config.output.path}: cannot be written ({error}); "
+            "choose another directory or mend its permissions"
+        ) from error
+    return directory
+
+
+def _check_model(key: str, engine: VLLM) -> None:
+    folder = Path(engine.model)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UsageProblem(f"{key}.model: {engine.model} holds no config.json; is it a model?")
+        return
+    if folder.is_absolute() or engine.model.startswith(".") or engine.model.count("/") != 1:
+        raise UsageProblem(
+            f"{key}.model: {engine.model}: no such folder; correct the path, relative ones "
+            f"start at {os.getcwd()}"
+        )
+    if (folder.parent).is_dir():
+        raise UsageProblem(f"{key}.model: {engine.model}: no such folder; correct the path")
+    if engine.revision is None:
+        raise UsageProblem(
+            f"{key}.revision: pin {engine.model} to a commit of the hub; without one a new "
+            "upload would change answers that the response cache vouches for"
+        )
+
+
+def _is_openai_batch(
+    config: Input, files: Sequence[InputFile], blocks: Sequence[Block], fs: Any
+) -> bool:
+    if config.format != "auto":
+        return config.format == "openai_batch"
+    if files[0].format != "jsonl":
+        return False
+    rows = (row for row in read_rows(blocks[0], fs) if isinstance(row, dict))
+    first = next(rows, {})
+    return "custom_id" in first and "body" in first
+
+
+def _inspect(
+    files: Sequence[InputFile],
+    blocks: Sequence[Block],
+    dialect: Dialect,
+    fs: Any,
+) -> pa.Schema:
+    """The schema of the user's columns; refuses duplicate ids on the way."""
+    parquet = [file for file in files if file.format == "parquet"]
+    text = [block for block in blocks if block.file.format != "parquet"]
+    if parquet and text:
+        raise UsageProblem("input.path: mixes Parquet and text files; give them one at a time")
+    if parquet:
+        schemas = [parquet_schema(file, fs).remove_metadata() for file in parquet]
+        try:
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+        except pa.ArrowException as error:
+            raise UsageProblem(f"input.path: the files' schemas disagree ({error})") from error
+        column = dialect.id_column
+        if column in schema.names:
+            with_ids = [file for file, s in zip(parquet, schemas, strict=True) if column in s.names]
+            digests = _each(scan_parquet_ids, [(f, column, fs) for f in with_ids], blocks)
+            _refuse_duplicates(digests, blocks, dialect, fs)
+        return schema
+    scans: list[Scan] = _each(scan_block, [(block, dialect, fs) for block in text], blocks)
+    _refuse_duplicates([scan.ids for scan in scans], blocks, dialect, fs)
+    return merge(scan.votes for scan in scans)
+
+
+def _each(look: Any, calls: Sequence[tuple[Any, ...]], blocks: Sequence[Block]) -> list[Any]:
+    """Call for each, in Ray tasks where the input is large."""
+    if sum(block.num_rows for block in blocks) <= _INLINE_ROWS:
+        return [look(*call) for call in calls]
+    remote = ray.remote(look)
+    results: list[Any] = ray.get([remote.remote(*call) for call in calls])
+    return results
+
+
+def _refuse_duplicates(
+    digests: Sequence[Any], blocks: Sequence[Block], dialect: Dialect, fs: Any
+) -> None:
+    repeated = duplicates(digests)
+    if not len(repeated):
+        return
+    shown: dict[str, list[str]] = {}
+    for block in blocks:
+        for given, ordinal in rows_with_ids(block, dialect, repeated, fs):
+            shown.setdefault(given, []).append(f"row {ordinal} of {block.file.path}")
+        if sum(len(places) > 1 for places in shown.values()) >= _SHOWN_DUPLICATES:
+            break
+    listed = [f"{given!r} ({' and '.join(p[:2])})" for given, p in shown.items() if len(p) > 1]
+    raise UsageProblem(
+        f"input: column {dialect.id_column}: {len(repeated)} ids occur more than once, "
+        f"first {', '.join(listed[:_SHOWN_DUPLICATES])}. To fix: make ids unique, or set "
+        "input.columns.id to another column"
+    )
+
+
+def _check_rule_columns(config: RunConfig, schema: pa.Schema) -> None:
+    if not isinstance(config.route, Rules):
+        return
+    for i, rule in enumerate(config.route.rules):
+        for name in rule.when.columns:
+            if name not in schema.names:
+                raise UsageProblem(
+                    f"route.rules.{i}.when.columns.{name}: the input has no such column; "
+                    f"it has {', '.join(schema.names)}"
+                )

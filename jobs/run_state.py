@@ -1,0 +1,119 @@
+"""What an OUTPUT directory remembers of its run: whose it is, who works on it, what was spent."""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.preflight import Plan
+from pipelines.commit import STATE
+from pipelines.config import dump_config
+from pipelines.errors import UsageProblem
+from pipelines.keys import canonical_json, digest
+from pipelines.ledger import Replica
+from pipelines.storage import Directory
+
+_RUN = f"{STATE}/run.json"
+_LOCK = f"{STATE}/lock.json"
+_ATTEMPTS = f"{STATE}/attempts"
+_STALE_S = 120.0
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """Which run an OUTPUT directory holds, and the how-manieth start this is."""
+
+    run_id: str
+    attempt_id: str
+    resumed: bool
+
+
+def open_run(directory: Directory, plan: Plan) -> RunIdentity:
+    """Begin a run in an empty OUTPUT, or go on with the same one.
+
+    Raises:
+        UsageProblem: the directory holds a run of another input or configuration.
+    """
+    fingerprint = _fingerprint(plan)
+    if directory.exists(_RUN):
+        stored = json.loads(directory.read(_RUN))
+        if stored["fingerprint"] != fingerprint:
+            raise UsageProblem(
+                f"output.path: {directory.url}: holds run {stored['run_id']} of another input, "
+                "routing, model or sampling; choose another output or remove it"
+            )
+        run_id = stored["run_id"]
+    else:
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
+        stored = {"run_id": run_id, "fingerprint": fingerprint}
+        directory.write(_RUN, json.dumps(stored).encode())
+    directory.write("resolved.yaml", dump_config(plan.config).encode())
+    earlier = len(directory.names(_ATTEMPTS))
+    return RunIdentity(run_id, f"{run_id}.{earlier}", earlier > 0)
+
+
+def save_replicas(directory: Directory, attempt_id: str, replicas: dict[str, Replica]) -> None:
+    """Remember what this start has used so far, in case it is killed."""
+    data = [replica.as_dict() for replica in replicas.values()]
+    directory.write(f"{_ATTEMPTS}/{attempt_id}.json", json.dumps(data).encode())
+
+
+def load_replicas(directory: Directory) -> dict[str, list[Replica]]:
+    """Every start's replicas, by attempt id."""
+    return {
+        name.removesuffix(".json"): [
+            Replica(**entry) for entry in json.loads(directory.read(f"{_ATTEMPTS}/{name}"))
+        ]
+        for name in directory.names(_ATTEMPTS)
+    }
+
+
+class Lock:
+    """Keeps a second driver away from an OUTPUT directory; it must be refreshed."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+
+    @contextmanager
+    def held(self) -> Iterator["Lock"]:
+        """Raises: UsageProblem if another driver works here."""
+        if self._directory.exists(_LOCK):
+            owner = json.loads(self._directory.read(_LOCK))
+            if _is_alive(owner):
+                raise UsageProblem(
+                    f"output.path: {self._directory.url}: process {owner['pid']} on "
+                    f"{owner['host']} is working here; wait for it or choose another output"
+                )
+        self.refresh()
+        try:
+            yield self
+        finally:
+            self._directory.remove(_LOCK)
+
+    def refresh(self) -> None:
+        owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+        self._directory.write(_LOCK, json.dumps(owner).encode())
+
+
+def _is_alive(owner: dict[str, Any]) -> bool:
+    if owner["host"] == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return bool(owner["pid"] != os.getpid())
+    return bool(time.time() - owner["time"] < _STALE_S)
+
+
+def _fingerprint(plan: Plan) -> str:
+    """Of everything that must be the same for committed blocks to stay valid."""
+    blocks = [[b.name, b.file.path, b.first_row, b.num_rows, b.start] for b in plan.blocks]
+    parts = [blocks, plan.policy.hex(), plan.schema.to_string(), plan.config.dedup]
+    return digest(canonical_json(parts)).hex()

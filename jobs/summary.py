@@ -1,0 +1,185 @@
+"""The end of a run in numbers: `summary.json`, and the same for a person at a terminal."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from jobs.preflight import Plan
+from jobs.run_state import RunIdentity, load_replicas
+from pipelines.prices import NUSD
+from pipelines.settle import count_rows
+from pipelines.storage import Directory
+
+_FILE = "summary.json"
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ERRORS, EXIT_BUDGET = range(5)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One run's totals. Tokens are those that engines computed; money is in US dollars.
+
+    `bill_usd` holds everything: rows and overheads. `saved_usd` is None where no baseline
+    price is known, because a saving that was not measured is not claimed.
+    """
+
+    run_id: str
+    rows: int
+    ok: int
+    errors: int
+    pending: int
+    by_source: dict[str, int]
+    by_tier: dict[str, dict[str, Any]]
+    by_error: dict[str, int]
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    completion_tokens: int
+    bill_usd: float
+    bill_nusd: int
+    overhead_usd: dict[str, float]
+    baseline: str | None
+    baseline_usd: float | None
+    saved_usd: float | None
+    wall_s: float
+    rows_per_s: float
+    engines: list[dict[str, Any]]
+    claimed_keys: int
+    bytes_per_claimed_key: float
+    price_version: str
+    output: str
+    logs: str
+
+    @property
+    def exit_code(self) -> int:
+        if self.pending:
+            return EXIT_BUDGET
+        return EXIT_ERRORS if self.errors else EXIT_OK
+
+
+def summarize(
+    directory: Directory,
+    identity: RunIdentity,
+    plan: Plan,
+    bill_nusd: int,
+    overheads: list[dict[str, Any]],
+    wall_s: float,
+    logs: str,
+    claimed: tuple[int, int],
+) -> Summary:
+    """Count what is committed, and write `summary.json`."""
+    totals = count_rows(directory)
+    baseline_nusd = totals["baseline_nusd"] if plan.prices.baseline else None
+    keys, held = claimed
+    summary = Summary(
+        run_id=identity.run_id,
+        rows=plan.num_rows,
+        ok=totals["ok"],
+        errors=totals["errors"],
+        pending=plan.num_rows - totals["rows"],
+        by_source=totals["by_source"],
+        by_tier={t: _tier(counts) for t, counts in totals["by_tier"].items()},
+        by_error=totals["by_error"],
+        prompt_tokens=totals["prompt_tokens"],
+        cached_prompt_tokens=totals["cached_prompt_tokens"],
+        completion_tokens=totals["completion_tokens"],
+        bill_usd=bill_nusd / NUSD,
+        bill_nusd=bill_nusd,
+        overhead_usd=_overheads(overheads),
+        baseline=plan.config.baseline,
+        baseline_usd=None if baseline_nusd is None else baseline_nusd / NUSD,
+        saved_usd=None if baseline_nusd is None else (baseline_nusd - bill_nusd) / NUSD,
+        wall_s=round(wall_s, 3),
+        rows_per_s=round(totals["rows"] / wall_s, 1) if wall_s else 0.0,
+        engines=_engines(directory, identity.attempt_id),
+        claimed_keys=keys,
+        bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
+        price_version=plan.prices.version,
+        output=directory.url,
+        logs=logs,
+    )
+    directory.write(_FILE, json.dumps(asdict(summary), indent=2).encode())
+    return summary
+
+
+def load_summary(directory: Directory) -> Summary | None:
+    """The summary of an OUTPUT directory, if it has one."""
+    if not directory.exists(_FILE):
+        return None
+    return Summary(**json.loads(directory.read(_FILE)))
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """What a person wants to know, at a glance."""
+    table = Table(title=f"run {summary.run_id}", title_justify="left", show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    table.add_column()
+    table.add_row("rows", f"{summary.rows:,}", _share(summary.ok, summary.rows, "answered"))
+    for source, rows in sorted(summary.by_source.items(), key=lambda item: -item[1]):
+        table.add_row(f"  {source}", f"{rows:,}", _share(rows, summary.rows))
+    if summary.errors:
+        kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(summary.by_error.items()))
+        table.add_row("  errors", f"[red]{summary.errors:,}[/red]", f"{kinds}; see errors/")
+    if summary.pending:
+        table.add_row("  pending", f"[yellow]{summary.pending:,}[/yellow]", "stopped at the budget")
+    for tier, counts in summary.by_tier.items():
+        detail = f"{counts['prompt_tokens'] + counts['completion_tokens']:,} tokens"
+        table.add_row(
+            f"tier {tier}", f"{counts['rows']:,}", f"{detail}, {_usd(counts['cost_usd'])}"
+        )
+    tokens = f"{summary.cached_prompt_tokens:,} of the prompt from the prefix cache"
+    table.add_row("prompt tokens", f"{summary.prompt_tokens:,}", tokens)
+    table.add_row("completion tokens", f"{summary.completion_tokens:,}", "")
+    overheads = ", ".join(f"{k} {_usd(v)}" for k, v in summary.overhead_usd.items() if v)
+    table.add_row("bill", _usd(summary.bill_usd), f"of which {overheads}" if overheads else "")
+    if summary.baseline_usd is not None and summary.saved_usd is not None:
+        table.add_row("baseline", _usd(summary.baseline_usd), f"all on {summary.baseline}")
+        share = _share(summary.saved_usd, summary.baseline_usd)
+        table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
+    elif summary.baseline is not None:
+        table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
+    table.add_row("time", f"{summary.wall_s:,.1f} s", f"{summary.rows_per_s:,.1f} rows/s")
+    table.add_row("output", "", summary.output)
+    table.add_row("logs", "", summary.logs)
+    console.print(table)
+
+
+def _tier(counts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "rows": counts["rows"],
+        "prompt_tokens": counts["prompt_tokens"],
+        "completion_tokens": counts["completion_tokens"],
+        "cost_usd": counts["cost_nusd"] / NUSD,
+    }
+
+
+def _overheads(lines: list[dict[str, Any]]) -> dict[str, float]:
+    totals: dict[str, int] = {}
+    for line in lines:
+        totals[line["kind"]] = totals.get(line["kind"], 0) + line["cost_nusd"]
+    return {kind: nusd / NUSD for kind, nusd in totals.items()}
+
+
+def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "tier": replica.tier,
+            "model": replica.model,
+            "alive_s": round(replica.alive_ns / 1e9, 3),
+            "load_s": round(replica.load_ns / 1e9, 3),
+            "busy_s": round(replica.busy_ns / 1e9, 3),
+            "idle_s": round(replica.idle_ns / 1e9, 3),
+            **replica.sizes,
+        }
+        for replica in load_replicas(directory).get(attempt_id, [])
+    ]
+
+
+def _usd(amount: float) -> str:
+    return f"${amount:,.2f}" if abs(amount) >= 100 else f"${amount:,.6f}"
+
+
+def _share(part: float, whole: float, word: str = "") -> str:
+    return f"{100 * part / whole:.1f} % {word}".strip() if whole else ""

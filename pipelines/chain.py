@@ -1,0 +1,111 @@
+"""The chain of stages: one linear Ray Data pipeline, whose blocks stay whole from end to end.
+
+A block that goes in is a block that comes out of every stage. That is what makes committing
+safe: Ray may run any task again, and the block it makes again has the same rows under the same
+name. Stages that would emit rows as they finish could not promise that.
+
+The classes come from the caller, so that this module needs no engine and a test can bring
+its own.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import ray.data
+from ray.data import ActorPoolStrategy, Dataset, Datasink, Datasource
+from ray.data._internal.execution.interfaces import TaskContext
+from ray.data.block import Block as RayBlock
+from ray.data.block import BlockMetadata
+from ray.data.datasource import ReadTask
+
+from pipelines.sources import Block
+
+_ROW_BYTES = 1024
+"""For Ray's planning only, before a block has been read."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A class that Ray Data hosts in a pool of actors and calls with one block at a time.
+
+    Attributes:
+        blocks_in_flight: blocks that one actor works on at once, each in a thread.
+    """
+
+    host: type
+    arguments: dict[str, Any]
+    replicas: int = 1
+    blocks_in_flight: int = 2
+    num_cpus: float = 0.0
+    num_gpus: float = 0.0
+
+
+class BlockSource(Datasource):
+    """The planned blocks, each read by one task."""
+
+    def __init__(self, blocks: Sequence[Block], read: Callable[[Block], pa.Table]) -> None:
+        super().__init__()
+        self._blocks, self._read = blocks, read
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        return [self._task(block) for block in self._blocks]
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(block.num_rows for block in self._blocks) * _ROW_BYTES
+
+    def _task(self, block: Block) -> ReadTask:
+        read = self._read
+        size = block.num_rows * _ROW_BYTES
+        return ReadTask(lambda: [read(block)], BlockMetadata(block.num_rows, size, None, None))
+
+
+class CommitSink(Datasink[None]):
+    """Hands every finished block to `commit`."""
+
+    def __init__(self, commit: Callable[[pa.Table], None]) -> None:
+        self._commit = commit
+
+    def write(self, blocks: Iterable[RayBlock], ctx: TaskContext) -> None:
+        for block in blocks:
+            self._commit(block)
+
+
+def run_chain(
+    blocks: Sequence[Block],
+    read: Callable[[Block], pa.Table],
+    stages: Sequence[Stage],
+    commit: Callable[[pa.Table], None],
+) -> None:
+    """Stream the blocks through the stages and commit each as it comes out."""
+    context = ray.data.DataContext.get_current()
+    # Without a size to shape output to, a task that takes a block returns a block.
+    context.target_max_block_size = None
+    context.enable_progress_bars = False
+    dataset = ray.data.read_datasource(BlockSource(blocks, read), override_num_blocks=len(blocks))
+    for stage in stages:
+        dataset = _hosted(dataset, stage)
+    dataset.write_datasink(CommitSink(commit))
+
+
+def _hosted(dataset: Dataset, stage: Stage) -> Dataset:
+    # The public method refuses whole blocks where GPUs are asked for, because a GPU stage
+    # usually needs its batch bounded; here the engine does that, row by row.
+    return dataset.map_batches_internal(
+        stage.host,
+        fn_constructor_kwargs=stage.arguments,
+        batch_size=None,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(
+            size=stage.replicas,
+            max_tasks_in_flight_per_actor=stage.blocks_in_flight,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=stage.num_cpus,
+        num_gpus=stage.num_gpus or None,
+        max_concurrency=stage.blocks_in_flight,
+    )

@@ -1,0 +1,311 @@
+"""The configuration of a run: one YAML file, strictly typed, resolved before anything is spent."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from pipelines.errors import UsageProblem
+from pipelines.requests import SamplingFields
+
+InputFormat = Literal["auto", "parquet", "jsonl", "csv", "openai_batch"]
+Placement = Literal["cloud", "private", "edge"]
+
+
+class Section(BaseModel):
+    """A part of the configuration. Unknown keys are errors: a typo must not be a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Storage(Section):
+    """Where `s3://` and `gs://` paths lead; the defaults suit the providers' own services."""
+
+    endpoint_url: str | None = Field(None, description="an S3-compatible server")
+    region: str | None = None
+    anonymous: bool = False
+
+
+class Columns(Section):
+    """What the user's columns are called. Sampling fields keep OpenAI's names."""
+
+    id: str = "id"
+    prompt: str = "prompt"
+    messages: str = "messages"
+
+
+class Input(Section):
+    path: str = Field(description="a file, a folder or a glob; local, s3:// or gs://")
+    format: InputFormat = "auto"
+    columns: Columns = Columns()
+    block_rows: PositiveInt | None = Field(
+        None, description="rows that are committed together; by default from the input's size"
+    )
+    ignore_model: bool = Field(
+        False, description="OpenAI-batch input: route rows that name a model which is no tier"
+    )
+
+
+class Output(Section):
+    path: str = Field(description="the OUTPUT directory; local, s3:// or gs://")
+    openai_batch: bool = Field(
+        False, description="also write OpenAI-batch output and error files for OpenAI-batch input"
+    )
+
+
+class TokenPrice(Section):
+    """US dollars per million tokens."""
+
+    input: NonNegativeFloat
+    output: NonNegativeFloat
+    cached_input: NonNegativeFloat | None = Field(
+        None, description="for prompt tokens read from the prefix cache; the input price if unset"
+    )
+
+
+class Serverless(Section):
+    """Pay per token: at stated prices, or at the price book's entry for a model."""
+
+    kind: Literal["serverless"]
+    usd_per_mtok: TokenPrice | None = None
+    price_of: str | None = Field(None, description="a model in the price book")
+
+    @model_validator(mode="after")
+    def one_price(self) -> "Serverless":
+        if (self.usd_per_mtok is None) == (self.price_of is None):
+            raise ValueError("give exactly one of usd_per_mtok and price_of")
+        return self
+
+
+class Provisioned(Section):
+    """Pay per hour that a replica exists, busy or not."""
+
+    kind: Literal["provisioned"]
+    usd_per_gpu_hour: NonNegativeFloat | None = None
+    gpus: PositiveFloat = Field(1.0, description="GPUs that one replica occupies")
+    usd_per_replica_hour: NonNegativeFloat | None = Field(
+        None, description="instead of usd_per_gpu_hour, for machines without GPUs"
+    )
+    equivalent_usd_per_mtok: TokenPrice | None = Field(
+        None, description="what a token costs here when full; needed only by a baseline tier"
+    )
+
+    @model_validator(mode="after")
+    def one_rate(self) -> "Provisioned":
+        if (self.usd_per_gpu_hour is None) == (self.usd_per_replica_hour is None):
+            raise ValueError("give exactly one of usd_per_gpu_hour and usd_per_replica_hour")
+        return self
+
+    @property
+    def usd_per_hour(self) -> float:
+        """What one replica costs an hour, in US dollars."""
+        if self.usd_per_replica_hour is not None:
+            return self.usd_per_replica_hour
+        assert self.usd_per_gpu_hour is not None
+        return self.usd_per_gpu_hour * self.gpus
+
+
+Billing = Annotated[Serverless | Provisioned, Field(discriminator="kind")]
+
+
+class Scripted(Section):
+    """The deterministic engine that ships for tests and dry runs: it echoes, it never thinks."""
+
+    kind: Literal["scripted"]
+    model: str = "scripted"
+    delay_s: NonNegativeFloat = 0.0
+    fail_every: PositiveInt | None = Field(None, description="every n-th distinct prompt fails")
+    max_num_seqs: PositiveInt = 4096
+
+
+class VLLM(Section):
+    """A vLLM engine inside the cluster. `engine_args` keep vLLM's own names."""
+
+    kind: Literal["vllm"]
+    model: str = Field(description="a local folder or a hub name")
+    revision: str | None = None
+    engine_args: dict[str, Any] = Field(
+        default_factory=dict, description="passed to vLLM unchanged, e.g. max_model_len, dtype"
+    )
+    cpu_threads: PositiveInt | None = Field(None, description="CPU engines: OpenMP threads")
+    kv_cache_gib: PositiveFloat = Field(1.0, description="CPU engines: memory for the KV cache")
+
+
+Engine = Annotated[Scripted | VLLM, Field(discriminator="kind")]
+
+
+class Tier(Section):
+    """One place that answers rows, with what it costs."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    engine: Engine
+    billing: Billing
+    placement: Placement = "cloud"
+    replicas: PositiveInt = 1
+    num_cpus: NonNegativeFloat = Field(0.1, description="Ray CPUs that one replica reserves")
+    num_gpus: NonNegativeFloat = Field(0.0, description="Ray GPUs that one replica reserves")
+    max_attempts: PositiveInt = 3
+
+
+class Match(Section):
+    """Conditions on one row; those given must all hold."""
+
+    max_prompt_chars: PositiveInt | None = None
+    min_prompt_chars: PositiveInt | None = None
+    regex: str | None = Field(None, description="searched in the last user message")
+    columns: dict[str, list[str]] = Field(
+        default_factory=dict, description="user's column -> accepted values, compared as text"
+    )
+
+
+class Rule(Section):
+    when: Match
+    tier: str
+
+
+class Fixed(Section):
+    policy: Literal["fixed"]
+    tier: str
+
+
+class Rules(Section):
+    policy: Literal["rules"]
+    rules: list[Rule]
+    otherwise: str = Field(description="the tier of rows that no rule matches")
+
+
+Route = Annotated[Fixed | Rules, Field(discriminator="policy")]
+
+
+class ResponseCacheConfig(Section):
+    """Answers kept between runs, in LanceDB."""
+
+    path: str
+    enabled: bool = True
+
+
+class RunConfig(Section):
+    """Everything that decides what a run does and costs."""
+
+    input: Input
+    output: Output
+    tiers: list[Tier] = Field(min_length=1)
+    route: Route
+    baseline: str | None = Field(None, description="the tier that savings are measured against")
+    sampling: SamplingFields = SamplingFields(temperature=0.0)
+    dedup: bool = Field(True, description="answer exact duplicates of deterministic rows once")
+    response_cache: ResponseCacheConfig | None = None
+    budget_usd: PositiveFloat | None = None
+    prices: str | None = Field(None, description="the price book, for billing.price_of")
+    storage: Storage = Storage()
+    claim_shards: PositiveInt = 2
+    routers: PositiveInt = Field(1, description="actors in the router pool")
+
+    @model_validator(mode="after")
+    def names_resolve(self) -> "RunConfig":
+        names = [tier.name for tier in self.tiers]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tiers: names must differ, got {names}")
+        for key, wanted in self._tier_references():
+            if wanted not in names:
+                raise ValueError(f"{key}: no tier {wanted!r}; tiers are {names}")
+        return self
+
+    def _tier_references(self) -> Iterable[tuple[str, str]]:
+        if isinstance(self.route, Fixed):
+            yield "route.tier", self.route.tier
+        else:
+            yield "route.otherwise", self.route.otherwise
+            for i, rule in enumerate(self.route.rules):
+                yield f"route.rules.{i}.tier", rule.tier
+        if self.baseline is not None:
+            yield "baseline", self.baseline
+
+    def tier(self, name: str) -> Tier:
+        return next(tier for tier in self.tiers if tier.name == name)
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read, override and validate a configuration.
+
+    `overrides` maps dotted keys to values; list items are addressed by position or, for
+    tiers, by name: `tiers.small.replicas`.
+
+    Raises:
+        UsageProblem: naming the file, the key and the remedy.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageProblem(f"{path}: cannot be read ({error})") from error
+    try:
+        raw = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageProblem(f"{path}: is no valid YAML ({error})") from error
+    if not isinstance(raw, dict):
+        raise UsageProblem(f"{path}: must be a mapping of keys such as input, output and tiers")
+    for key, value in (overrides or {}).items():
+        _set(raw, key, value, str(path))
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise UsageProblem("\n".join(f"{path}: {line}" for line in _lines(error))) from error
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Split `a.b=c`; the value is read as YAML, so numbers and lists come out typed."""
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise UsageProblem(f"--set {text}: write it as key.path=value")
+    return key, yaml.safe_load(value)
+
+
+def dump_config(config: RunConfig) -> str:
+    """The resolved configuration as YAML, every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _set(raw: dict[str, Any], key: str, value: Any, path: str) -> None:
+    node: Any = raw
+    *parents, last = key.split(".")
+    for part in parents:
+        node = _child(node, part, key, path)
+    if isinstance(node, list):
+        raise UsageProblem(f"{path}: --set {key}: a whole list item cannot be replaced")
+    node[last] = value
+
+
+def _child(node: Any, part: str, key: str, path: str) -> Any:
+    if isinstance(node, list):
+        for i, item in enumerate(node):
+            if part == str(i) or (isinstance(item, dict) and item.get("name") == part):
+                return item
+        raise UsageProblem(f"{path}: --set {key}: no item {part!r} in this list")
+    child = node.setdefault(part, {})
+    if child is None:
+        child = node[part] = {}
+    if not isinstance(child, dict | list):
+        raise UsageProblem(f"{path}: --set {key}: {part!r} holds a value, not a section")
+    return child
+
+
+def _lines(error: ValidationError) -> Iterable[str]:
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "the configuration"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key; remove it or check its spelling"
+        elif item["type"] == "missing":
+            message = "is missing; add it"
+        yield f"{key}: {message}"

@@ -1,0 +1,109 @@
+"""The bill: what every row and every overhead cost, reconciled to the nano-dollar."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.cost import time_cost
+from pipelines.prices import HourRate, TokenRate
+from pipelines.schema import BILL
+
+
+@dataclass
+class Replica:
+    """The life of one engine replica in one start of a run; times in nanoseconds.
+
+    `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
+    what is left of `alive_ns` is idle.
+    """
+
+    tier: str
+    alive_ns: int = 0
+    load_ns: int = 0
+    busy_ns: int = 0
+    tokens: int = 0
+    model: str = ""
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def idle_ns(self) -> int:
+        return max(self.alive_ns - self.load_ns - self.busy_ns, 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What the committed rows of one tier and start took of its replicas."""
+
+    engine_ns: int = 0
+    cost_nusd: int = 0
+
+
+def overhead_lines(
+    attempts: Mapping[str, Iterable[Replica]],
+    committed: Mapping[tuple[str, str], Committed],
+    rates: Mapping[str, TokenRate | HourRate],
+) -> list[dict[str, Any]]:
+    """The lines beside the rows: load, idle, and retry.
+
+    Retry is busy time that no committed row pays: work lost to a kill or to a dead engine.
+    For a tier that pays by the hour the rows and these lines together make up exactly what
+    the replicas' time costs; rounding ends in the idle line.
+
+    Args:
+        attempts: start of the run -> its replicas.
+        committed: (start, tier) -> what its committed rows took.
+    """
+    lines = []
+    for attempt, replicas in attempts.items():
+        by_tier: dict[str, list[Replica]] = {}
+        for replica in replicas:
+            by_tier.setdefault(replica.tier, []).append(replica)
+        for tier, group in by_tier.items():
+            paid = committed.get((attempt, tier), Committed())
+            lines += _tier_lines(attempt, tier, group, paid, rates[tier])
+    return lines
+
+
+def _tier_lines(
+    attempt: str,
+    tier: str,
+    replicas: list[Replica],
+    paid: Committed,
+    rate: TokenRate | HourRate,
+) -> list[dict[str, Any]]:
+    load = sum(r.load_ns for r in replicas)
+    idle = sum(r.idle_ns for r in replicas)
+    lost = max(sum(r.busy_ns for r in replicas) - paid.engine_ns, 0)
+    costs = {"load": 0, "retry": 0, "idle": 0}
+    if isinstance(rate, HourRate):
+        costs["load"], costs["retry"] = time_cost(load, rate), time_cost(lost, rate)
+        whole = time_cost(load + idle + lost + paid.engine_ns, rate)
+        costs["idle"] = whole - costs["load"] - costs["retry"] - paid.cost_nusd
+    times = {"load": load, "retry": lost, "idle": idle}
+    return [
+        _line(kind, attempt, tier, times[kind], costs[kind])
+        for kind in costs
+        if times[kind] or costs[kind]
+    ]
+
+
+def _line(kind: str, attempt: str, tier: str, ns: int, cost: int) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "row_id": None,
+        "tier": tier,
+        "seconds": ns / 1e9,
+        "tokens": 0,
+        "cost_nusd": cost,
+        "attempt_id": attempt,
+        "engine_ns": ns,
+    }
+
+
+def bill_table(lines: list[dict[str, Any]]) -> pa.Table:
+    return pa.Table.from_pylist(lines, schema=BILL)

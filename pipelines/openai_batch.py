@@ -1,0 +1,69 @@
+"""OpenAI-batch results: the same output and error files that the hosted service gives back."""
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.storage import Directory
+
+OUTPUT_FILE = "batch_output.jsonl"
+ERROR_FILE = "batch_errors.jsonl"
+_COLUMNS = [
+    "custom_id", "row_id", "request_key", "status", "response", "finish_reason", "model",
+    "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind", "error",
+]  # fmt: skip
+
+
+def write_openai_batch(directory: Directory) -> None:
+    """Write every committed row as one line of the output or the error file."""
+    with (
+        directory.fs.open(directory.path(OUTPUT_FILE), "wb") as output,
+        directory.fs.open(directory.path(ERROR_FILE), "wb") as errors,
+    ):
+        for name in directory.parts("rows"):
+            for row in _rows(directory.read_table(name)):
+                line = json.dumps(batch_line(row), ensure_ascii=False).encode() + b"\n"
+                (output if row["status"] == "ok" else errors).write(line)
+
+
+def batch_line(row: dict[str, Any]) -> dict[str, Any]:
+    """One row in OpenAI's batch result format."""
+    line: dict[str, Any] = {
+        "id": f"batch_req_{row['row_id']}",
+        "custom_id": row["custom_id"],
+        "response": None,
+        "error": None,
+    }
+    if row["status"] != "ok":
+        line["error"] = {"code": row["error_kind"], "message": row["error"]}
+        return line
+    prompt, completion = row["prompt_tokens"], row["completion_tokens"]
+    line["response"] = {
+        "status_code": 200,
+        "request_id": row["request_key"],
+        "body": {
+            "id": f"chatcmpl-{row['row_id']}",
+            "object": "chat.completion",
+            "model": row["model"],
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": row["response"]},
+                    "finish_reason": row["finish_reason"],
+                }
+            ],
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
+                "prompt_tokens_details": {"cached_tokens": row["cached_prompt_tokens"]},
+            },
+        },
+    }
+    return line
+
+
+def _rows(table: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = table.select(_COLUMNS).to_pylist()
+    return rows

@@ -1,0 +1,189 @@
+"""The check step: turn what a row holds into a request, or into the reason why it is none."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from pipelines.errors import RowProblem
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+
+def _whole(value: Any) -> Any:
+    """Accept 48.0 for 48: a nullable integer column read through pandas holds floats."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole)]
+
+
+class SamplingFields(BaseModel):
+    """Sampling fields of a request, under OpenAI's and vLLM's names; unset means omitted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
+    min_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: WholeNumber | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    stop: str | list[str] | None = None
+    seed: WholeNumber | None = None
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    n: Annotated[WholeNumber, Field(ge=1)] | None = None
+    logprobs: bool | WholeNumber | None = None
+    top_logprobs: WholeNumber | None = None
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that are set, by name."""
+        return self.model_dump(exclude_none=True)
+
+
+SAMPLING_FIELDS = tuple(SamplingFields.model_fields)
+_ALIASES = {"max_completion_tokens": "max_tokens"}
+REQUEST_FIELDS = (*SAMPLING_FIELDS, *_ALIASES)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One valid request.
+
+    Attributes:
+        messages: role and content of each turn, oldest first.
+        sampling: the fields that the row itself gave; the run's defaults are not mixed in.
+        tier: the tier that the row asked for by name, or None.
+    """
+
+    messages: list[dict[str, Any]]
+    sampling: dict[str, Any]
+    tier: str | None = None
+
+    @property
+    def last_user_text(self) -> str:
+        for message in reversed(self.messages):
+            if message["role"] == "user":
+                return text_of(message["content"])
+        return ""
+
+    def is_deterministic(self, defaults: Mapping[str, Any]) -> bool:
+        """Whether a second answer would be the same: greedy, or sampled from a stated seed."""
+        temperature = self.sampling.get("temperature", defaults.get("temperature"))
+        seed = self.sampling.get("seed", defaults.get("seed"))
+        return temperature == 0 or seed is not None
+
+    def to_json(self) -> str:
+        return json.dumps([self.messages, self.sampling, self.tier], ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Request":
+        messages, sampling, tier = json.loads(text)
+        return cls(messages, sampling, tier)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content, which is a string or a list of typed parts."""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content or ())
+
+
+def check(
+    prompt: Any, messages: Any, fields: Mapping[str, Any], tier: str | None = None
+) -> Request | RowProblem:
+    """Validate one row.
+
+    Args:
+        prompt: the row's prompt or None.
+        messages: the row's chat messages or None.
+        fields: the row's sampling fields; None counts as omitted.
+        tier: the tier that the row names, if any.
+    """
+    if messages is None:
+        turns = _from_prompt(prompt)
+    elif prompt is not None:
+        turns = RowProblem("invalid_row", "has both prompt and messages; give one of them")
+    else:
+        turns = _check_messages(messages)
+    if isinstance(turns, RowProblem):
+        return turns
+    sampling = _check_fields(fields)
+    if isinstance(sampling, RowProblem):
+        return sampling
+    return Request(turns, sampling, tier)
+
+
+def _from_prompt(prompt: Any) -> list[dict[str, Any]] | RowProblem:
+    if prompt is None:
+        return RowProblem("invalid_row", "has neither prompt nor messages")
+    if not isinstance(prompt, str):
+        return RowProblem("invalid_row", f"prompt must be text, not {type(prompt).__name__}")
+    problem = _text_problem(prompt, "prompt")
+    return problem or [{"role": "user", "content": prompt}]
+
+
+def _check_messages(messages: Any) -> list[dict[str, Any]] | RowProblem:
+    if not isinstance(messages, list):
+        return RowProblem("invalid_row", f"messages must be a list, not {type(messages).__name__}")
+    if not messages:
+        return RowProblem("invalid_row", "messages is empty")
+    turns = []
+    for i, message in enumerate(messages):
+        problem = _message_problem(message, f"messages[{i}]")
+        if problem:
+            return problem
+        # A Parquet struct column gives every message every key; a null key was never written.
+        turns.append({key: value for key, value in message.items() if value is not None})
+    return turns
+
+
+def _message_problem(message: Any, where: str) -> RowProblem | None:
+    if not isinstance(message, dict):
+        return RowProblem("invalid_row", f"{where} must be an object with role and content")
+    role, content = message.get("role"), message.get("content")
+    if role not in ROLES:
+        return RowProblem("invalid_row", f"{where}.role is {role!r}; roles are {', '.join(ROLES)}")
+    if content is None and not message.get("tool_calls"):
+        return RowProblem("invalid_row", f"{where} has no content")
+    if isinstance(content, list):
+        if any(not isinstance(p, dict) or p.get("type") != "text" for p in content):
+            return RowProblem("unsupported", f"{where}.content may hold text parts only")
+    elif content is not None and not isinstance(content, str):
+        return RowProblem(
+            "invalid_row", f"{where}.content must be text, not {type(content).__name__}"
+        )
+    if content is not None:
+        return _text_problem(text_of(content), f"{where}.content", role == "user")
+    return None
+
+
+def _text_problem(text: str, where: str, must_say_something: bool = True) -> RowProblem | None:
+    if must_say_something and not text.strip():
+        return RowProblem("invalid_row", f"{where} is empty")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return RowProblem("invalid_row", f"{where} is no valid Unicode (a lone surrogate)")
+    return None
+
+
+def _check_fields(fields: Mapping[str, Any]) -> dict[str, Any] | RowProblem:
+    given = {_ALIASES.get(k, k): v for k, v in fields.items() if v is not None}
+    if not given:
+        return {}
+    try:
+        return SamplingFields.model_validate(given).given()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = first["loc"][0] if first["loc"] else "request"
+        return RowProblem("invalid_request", f"{name}: {first['msg']} (got {first['input']!r})")

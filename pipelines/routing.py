@@ -1,0 +1,108 @@
+"""The route step: which tier a row starts on, decided from the row alone."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pipelines.config import Fixed, Match, Route
+from pipelines.errors import UsageProblem
+from pipelines.requests import Request, text_of
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where a row goes and why. `score` is the policy's own measure, if it has one."""
+
+    tier: str
+    reason: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a policy may look at: the request, and the row's own columns."""
+
+    request: Request
+    columns: Mapping[str, Any]
+
+
+class Policy(Protocol):
+    """Chooses a tier for each row of a batch.
+
+    A policy is a pure decision over features that it names in `columns`: the user's columns
+    that it wants to see. It is built once per router actor and called with whole batches, so
+    that one which embeds or predicts can do so at once.
+    """
+
+    @property
+    def columns(self) -> Sequence[str]: ...
+
+    def decide(self, candidates: Sequence[Candidate]) -> list[Decision]: ...
+
+
+class FixedPolicy:
+    """Every row to one tier."""
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, tier: str) -> None:
+        self._decision = Decision(tier, "fixed")
+
+    def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
+        return [self._decision] * len(candidates)
+
+
+class RulesPolicy:
+    """The first rule that matches decides.
+
+    Raises:
+        UsageProblem: a regular expression does not compile, naming its key.
+    """
+
+    def __init__(self, rules: Sequence[tuple[Match, str]], otherwise: str) -> None:
+        self._rules = [
+            (match, _compiled(match.regex, i), Decision(tier, f"rule {i}"))
+            for i, (match, tier) in enumerate(rules)
+        ]
+        self._otherwise = Decision(otherwise, "no rule matched")
+        self.columns = sorted({name for match, _ in rules for name in match.columns})
+
+    def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
+        return [self._decide(candidate) for candidate in candidates]
+
+    def _decide(self, candidate: Candidate) -> Decision:
+        for match, regex, decision in self._rules:
+            if _matches(match, regex, candidate):
+                return decision
+        return self._otherwise
+
+
+def build_policy(route: Route) -> Policy:
+    """The policy that a configuration names."""
+    if isinstance(route, Fixed):
+        return FixedPolicy(route.tier)
+    return RulesPolicy([(rule.when, rule.tier) for rule in route.rules], route.otherwise)
+
+
+def _compiled(pattern: str | None, i: int) -> re.Pattern[str] | None:
+    if pattern is None:
+        return None
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UsageProblem(f"route.rules.{i}.when.regex: {error}") from error
+
+
+def _matches(match: Match, regex: re.Pattern[str] | None, candidate: Candidate) -> bool:
+    if match.max_prompt_chars is not None or match.min_prompt_chars is not None:
+        length = sum(len(text_of(m.get("content"))) for m in candidate.request.messages)
+        if match.max_prompt_chars is not None and length > match.max_prompt_chars:
+            return False
+        if match.min_prompt_chars is not None and length < match.min_prompt_chars:
+            return False
+    if regex is not None and not regex.search(candidate.request.last_user_text):
+        return False
+    return all(
+        str(candidate.columns.get(name)) in accepted for name, accepted in match.columns.items()
+    )

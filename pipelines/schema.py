@@ -1,0 +1,145 @@
+"""The Arrow schemas of everything that leaves a run, and the columns that travel inside it."""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+MONEY = pa.decimal128(18, 9)
+"""US dollars to the nano-dollar, up to a billion dollars a row."""
+
+RESULT = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("request_key", pa.string()),
+        ("status", pa.string()),
+        ("response", pa.string()),
+        ("finish_reason", pa.string()),
+        ("source", pa.string()),
+        ("similarity", pa.float32()),
+        ("tier", pa.string()),
+        ("model", pa.string()),
+        ("route_score", pa.float32()),
+        ("route_reason", pa.string()),
+        ("escalations", pa.int32()),
+        ("prompt_tokens", pa.int64()),
+        ("cached_prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        ("cost_usd", MONEY),
+        ("baseline_cost_usd", MONEY),
+        ("attempts", pa.int32()),
+        ("ttft_s", pa.float64()),
+        ("e2e_s", pa.float64()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("price_version", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+"""The contract's columns of `rows/`; the user's own columns stand before them."""
+
+INTERNAL = pa.schema(
+    [
+        # The unit of commit this row belongs to; names its part files.
+        ("_block", pa.string()),
+        # The checked request as JSON; null for a row that is none.
+        ("_request", pa.string()),
+        # Whether one answer may serve every row with its key: a second would be the same.
+        ("_shareable", pa.bool_()),
+        # The row as it was read, as JSON, where the typed columns could not hold it.
+        ("_raw", pa.string()),
+        # This row's share of its replica's time.
+        ("_engine_ns", pa.int64()),
+        # Which start of the run generated this row.
+        ("_attempt_id", pa.string()),
+    ]
+)
+"""Columns that stages hand to each other and that no result file shows."""
+
+TRAVELLING = pa.schema([*RESULT, *INTERNAL])
+
+ERRORS = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("error_kind", pa.string()),
+        ("error", pa.string()),
+        ("attempts", pa.int32()),
+        ("tier", pa.string()),
+        ("input", pa.string()),
+        ("run_id", pa.string()),
+    ]
+)
+"""`errors/`: what failed, why, and the row's input as JSON, which `retry` reads."""
+
+BILL = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("row_id", pa.string()),
+        ("tier", pa.string()),
+        ("seconds", pa.float64()),
+        ("tokens", pa.int64()),
+        ("cost_nusd", pa.int64()),
+        ("attempt_id", pa.string()),
+        ("engine_ns", pa.int64()),
+    ]
+)
+"""The ledger: `kind` is row, or the name of an overhead whose `row_id` is null."""
+
+
+def empty_columns(rows: int) -> dict[str, pa.Array]:
+    """The travelling columns of `rows` new rows, all null."""
+    return {field.name: pa.nulls(rows, field.type) for field in TRAVELLING}
+
+
+def user_columns(table: pa.Table) -> pa.Table:
+    """The table without the columns that are ours."""
+    return table.drop_columns([n for n in TRAVELLING.names if n in table.column_names])
+
+
+def result_table(table: pa.Table) -> pa.Table:
+    """The table as it is written to `rows/`."""
+    return table.drop_columns([n for n in INTERNAL.names if n in table.column_names])
+
+
+def patch(table: pa.Table, at: Sequence[int], values: Mapping[str, Sequence[object]]) -> pa.Table:
+    """A table with new values in some rows of some travelling columns.
+
+    Args:
+        at: positions of the changed rows, ascending.
+        values: column -> one value per position.
+    """
+    if not len(at):
+        return table
+    everywhere = len(at) == table.num_rows
+    mask = np.zeros(table.num_rows, dtype=bool)
+    mask[np.asarray(at)] = True
+    for name, new in values.items():
+        field = TRAVELLING.field(name)
+        column = new if isinstance(new, pa.Array) else pa.array(new, field.type)
+        if not everywhere:
+            old = table[name].combine_chunks()
+            column = pc.replace_with_mask(old, pa.array(mask), column)
+        table = table.set_column(table.column_names.index(name), field, column)
+    return table
+
+
+def money(nano_dollars: Sequence[int | None]) -> pa.Array:
+    """Nano-dollar integers as an exact decimal column of US dollars."""
+    known = np.array([value is not None for value in nano_dollars], dtype=bool)
+    low = np.array([value or 0 for value in nano_dollars], dtype=np.int64)
+    words = np.empty((len(low), 2), dtype=np.int64)
+    words[:, 0] = low
+    words[:, 1] = low >> 63
+    validity = pa.py_buffer(np.packbits(known, bitorder="little").tobytes())
+    return pa.Array.from_buffers(MONEY, len(low), [validity, pa.py_buffer(words.tobytes())])
+
+
+def nano_dollars(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """The inverse of `money`, with nulls as 0: int64 of shape (rows,)."""
+    filled = pc.fill_null(column, pa.scalar(Decimal(0), MONEY))
+    if isinstance(filled, pa.ChunkedArray):
+        filled = filled.combine_chunks()
+    words = np.frombuffer(filled.buffers()[1], dtype=np.int64).reshape(-1, 2)
+    return words[filled.offset : filled.offset + len(filled), 0]

@@ -20,6 +20,7 @@ class Snapshot:
     spent_nusd: int
     replicas: dict[str, Replica]
     closed: bool
+    warnings: list[str]
 
 
 class RunMeter:
@@ -37,6 +38,7 @@ class RunMeter:
         self._counts: Counter[str] = Counter()
         self._replicas: dict[str, Replica] = {}
         self._closed = False
+        self._warnings: list[str] = []
 
     def reserve(self, nusd: int) -> Grant:
         """Ask to spend up to so much. Once closed it stays closed."""
@@ -61,10 +63,20 @@ class RunMeter:
     def count(self, counts: dict[str, int]) -> None:
         self._counts.update(counts)
 
+    def warn(self, message: str) -> None:
+        """Something that did not stop the run but that its owner should know; said once."""
+        if message not in self._warnings:
+            self._warnings.append(message)
+
     def snapshot(self) -> Snapshot:
         tokens = sum(replica.tokens for replica in self._replicas.values())
         return Snapshot(
-            dict(self._counts), tokens, self._spent(), dict(self._replicas), self._closed
+            dict(self._counts),
+            tokens,
+            self._spent(),
+            dict(self._replicas),
+            self._closed,
+            list(self._warnings),
         )
 
     def _spent(self) -> int:

@@ -3,9 +3,8 @@
 Whatever goes wrong with it is a miss: an answer that cannot be vouched for is generated again.
 """
 
-import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import blake2b
@@ -16,7 +15,8 @@ import pyarrow as pa
 
 from pipelines.config import ResponseCacheConfig, Storage
 
-logger = logging.getLogger(__name__)
+Warn = Callable[[str], None]
+"""Told once what went wrong; the run goes on."""
 
 TABLE = "responses"
 SCHEMA_VERSION = "1"
@@ -64,7 +64,8 @@ class ResponseCache:
     The table is pinned to its version, so that compaction beside it moves nothing.
     """
 
-    def __init__(self, config: ResponseCacheConfig, storage: Storage) -> None:
+    def __init__(self, config: ResponseCacheConfig, storage: Storage, warn: Warn) -> None:
+        self._warn = warn
         self._table: Any = None
         self._keys = np.empty(0, dtype="S17")
         self._places = np.empty(0, dtype=np.uint64)
@@ -73,7 +74,7 @@ class ResponseCache:
         # Whatever the storage layer raises, the run goes on without the cache.
         except Exception as error:
             self._table = None
-            logger.warning("response cache %s is unusable, all misses: %s", config.path, error)
+            warn(f"response cache {config.path} is unusable, all rows miss it: {error}")
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -90,11 +91,11 @@ class ResponseCache:
         try:
             found = self._table.take_row_ids(np.unique(places).tolist()).to_arrow().to_pylist()
         except Exception as error:
-            logger.warning("response cache: reading failed, counted as misses: %s", error)
+            self._warn(f"response cache: reading failed, counted as misses: {error}")
             return {}
         sound = [entry for entry in found if entry["digest"] == entry_digest(entry)]
         if len(sound) < len(found):
-            logger.warning("response cache: %d damaged entries missed", len(found) - len(sound))
+            self._warn("response cache: damaged entries were found and not served")
         return {entry["request_key"].hex(): _answer(entry) for entry in sound}
 
     def _open(self, config: ResponseCacheConfig, storage: Storage) -> None:
@@ -108,7 +109,7 @@ class ResponseCache:
         table.checkout(table.version)
         if not table.count_rows():
             return
-        stored = table.search().select(["request_key"]).with_row_id().to_arrow()
+        stored = table.search().select(["request_key"]).with_row_id(True).to_arrow()
         keys = np.frombuffer(
             b"".join(key + b"\1" for key in stored["request_key"].to_pylist()), dtype="S17"
         )
@@ -120,8 +121,8 @@ class ResponseCache:
 class CacheWriter:
     """The one writer of a response cache. Appends in bulk; a key is written once."""
 
-    def __init__(self, config: ResponseCacheConfig, storage: Storage) -> None:
-        self._config, self._storage = config, storage
+    def __init__(self, config: ResponseCacheConfig, storage: Storage, warn: Warn) -> None:
+        self._config, self._storage, self._warn = config, storage, warn
         self._waiting: list[pa.Table] = []
         self._last_flush = time.monotonic()
         self._failed = False
@@ -139,7 +140,7 @@ class CacheWriter:
                 self._write(pa.concat_tables(self._waiting))
             except Exception as error:
                 self._failed = True
-                logger.warning("response cache: writing failed, it stays as it is: %s", error)
+                self._warn(f"response cache: writing failed, nothing new is kept: {error}")
         self._waiting = []
         self._last_flush = time.monotonic()
 
@@ -151,7 +152,7 @@ class CacheWriter:
         try:
             self._open().optimize(cleanup_older_than=_KEEP_VERSIONS)
         except Exception as error:
-            logger.warning("response cache: compaction failed, try again later: %s", error)
+            self._warn(f"response cache: compaction failed, it stays correct: {error}")
 
     def _write(self, entries: pa.Table) -> None:
         # Two rows of one append may share a key; merging alone would keep both.

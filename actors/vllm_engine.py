@@ -161,7 +161,7 @@ class VLLMEngine:
                 final = output
             completion = final.outputs[0]
             usage = Usage(len(tokens), final.num_cached_tokens or 0, len(completion.token_ids))
-            computed = usage.prompt_tokens - usage.cached_prompt_tokens + usage.completion_tokens
+            computed = usage.prompt_tokens - usage.cached_prompt_tokens
         finally:
             # Also when it failed: the time that it took was not free.
             engine_ns = self.clock.finish(name, computed, time.monotonic_ns())

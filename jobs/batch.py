@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -25,22 +26,35 @@ from pipelines.ledger import overhead_lines
 from pipelines.openai_batch import write_openai_batch
 from pipelines.pending import pending_blocks
 from pipelines.prices import nano_dollars
-from pipelines.settle import committed_time, settle_followers, write_bill
+from pipelines.settle import (
+    committed_time,
+    forget_followers,
+    plan_passes,
+    settle_pass,
+    write_bill,
+)
 from pipelines.sources import Block
 from pipelines.storage import Directory
 
 Watch = Callable[[Snapshot], None]
+OnStart = Callable[[int], None]
 _WATCH_EVERY_S = 0.5
 _SAVE_EVERY_S = 5.0
 _GPU_SEQS, _CPU_SEQS = 1024, 256
 
 
-def run(config: RunConfig, watch: Watch | None = None, on_start: Any = None) -> Summary:
+def run(
+    config: RunConfig,
+    watch: Watch | None = None,
+    on_start: OnStart | None = None,
+    divert_stderr: bool = False,
+) -> Summary:
     """Answer every row of the input and account for it; goes on where an earlier start ended.
 
     Args:
         watch: called twice a second with the running totals.
-        on_start: called once with the plan and the blocks that are left.
+        on_start: called once with the rows that are left.
+        divert_stderr: send what libraries print to a log file.
 
     Raises:
         UsageProblem: the run cannot start; nothing was spent.
@@ -55,8 +69,9 @@ def run(config: RunConfig, watch: Watch | None = None, on_start: Any = None) -> 
         if not blocks and finished is not None and not finished.pending:
             return finished
         if on_start:
-            on_start(plan, sum(block.num_rows for block in blocks))
-        return _Run(plan, directory, identity, lock, watch).finish(blocks)
+            on_start(sum(block.num_rows for block in blocks))
+        logs = connect(divert_stderr)
+        return _Run(plan, directory, identity, lock, watch, logs).finish(blocks)
 
 
 def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
@@ -75,12 +90,13 @@ class _Run:
         identity: RunIdentity,
         lock: Lock,
         watch: Watch | None,
+        logs: Path,
     ) -> None:
         self._plan, self._config = plan, plan.config
         self._directory, self._identity = directory, identity
         self._lock, self._watch = lock, watch
         self._started = time.monotonic()
-        self._logs = connect()
+        self._logs = logs
         self._meter = (
             ray.remote(RunMeter)
             .options(num_cpus=0)
@@ -98,7 +114,7 @@ class _Run:
         if self._writer is not None:
             ray.get(self._writer.close.remote())
         if not snapshot.closed:
-            settle_followers(self._directory, self._plan.prices, self._identity.run_id)
+            self._settle()
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),
@@ -116,6 +132,7 @@ class _Run:
             wall_s=time.monotonic() - self._started,
             logs=str(self._logs),
             claimed=self._claimed(),
+            warnings=ray.get(self._meter.snapshot.remote()).warnings,
         )
 
     def _stream(self, blocks: list[Block]) -> None:
@@ -139,15 +156,30 @@ class _Run:
                 f"on. Logs: {self._logs}"
             ) from error
 
+    def _settle(self) -> None:
+        """Followers get their leader's answer, in tasks that may run anywhere."""
+        passes = plan_passes(self._directory)
+        task = ray.remote(settle_pass)
+        prices, run_id = self._plan.prices, self._identity.run_id
+        ray.get(
+            [
+                task.remote(self._directory, number, keys, prices, run_id)
+                for number, keys in enumerate(passes)
+            ]
+        )
+        forget_followers(self._directory)
+
     def _stages(self, blocks: list[Block]) -> list[Stage]:
         config = self._config
-        stages = []
-        if self._writer is not None:
-            arguments = {"config": config.response_cache, "storage": config.storage}
-            stages.append(Stage(hosts.RecallHost, arguments))
-        stages.append(Stage(hosts.RouterHost, {"route": config.route}, replicas=config.routers))
+        arguments = {
+            "route": config.route,
+            "response_cache": config.response_cache if self._writer is not None else None,
+            "storage": config.storage,
+            "meter": self._meter,
+        }
+        router = Stage(hosts.RouterHost, arguments, replicas=config.routers)
         rows = max(block.num_rows for block in blocks)
-        return stages + [self._engine_stage(tier, rows) for tier in config.tiers]
+        return [router, *(self._engine_stage(tier, rows) for tier in config.tiers)]
 
     def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:
         arguments = {
@@ -181,7 +213,9 @@ class _Run:
         cache = self._config.response_cache
         if cache is None or not cache.enabled:
             return None
-        return ray.remote(CacheWriter).options(num_cpus=0).remote(cache, self._config.storage)
+        warn = hosts.RemoteMeter(self._meter).warn
+        writer = ray.remote(CacheWriter).options(num_cpus=0)
+        return writer.remote(cache, self._config.storage, warn)
 
     def _claimed(self) -> tuple[int, int]:
         sizes = ray.get([shard.size.remote() for shard in self._shards])

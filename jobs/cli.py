@@ -1,7 +1,10 @@
 """The command line: parse, call one function, print."""
 
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +17,18 @@ from pipelines.errors import RunFailure, UsageProblem
 
 _EXIT_FAILED, _EXIT_USAGE = 1, 2
 out, err = Console(), Console(stderr=True)
+
+
+@contextmanager
+def _own_terminal() -> Iterator[Console]:
+    """Standard error for us alone: what else is printed there while it lasts may go to a file."""
+    saved = os.dup(2)
+    try:
+        with os.fdopen(os.dup(2), "w") as stream:
+            yield Console(file=stream)
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 class Problems(click.Group):
@@ -84,8 +99,8 @@ def run(
     from jobs.progress import progress_bar
     from jobs.summary import print_summary
 
-    with progress_bar(err) as (watch, on_start):
-        summary = run_batch(resolved, watch, on_start)
+    with _own_terminal() as terminal, progress_bar(terminal) as (watch, on_start):
+        summary = run_batch(resolved, watch, on_start, divert_stderr=True)
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2))
     else:

@@ -9,10 +9,11 @@ from pathlib import Path
 import ray
 
 
-def connect() -> Path:
+def connect(divert_stderr: bool = False) -> Path:
     """Join the cluster at RAY_ADDRESS, or start Ray here; returns Ray's log folder.
 
-    Ray's and the engines' own output goes to files there: what a person sees is ours.
+    Workers' and engines' output goes to files there. With `divert_stderr` so does what
+    libraries print to this process's standard error, native code included.
     """
     if not ray.is_initialized():
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -26,11 +27,13 @@ def connect() -> Path:
         )
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
-    return Path(ray._private.worker._global_node.get_logs_dir_path())
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    if divert_stderr:
+        _divert_stderr(logs)
+    return logs
 
 
-def divert_stderr(logs: Path) -> None:
-    """Send what libraries print to standard error to a file, native code included."""
+def _divert_stderr(logs: Path) -> None:
     sys.stderr.flush()
     noise = os.open(logs / "nightmill-driver.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(noise, 2)

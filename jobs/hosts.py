@@ -46,6 +46,9 @@ class RemoteMeter:
     def report_replica(self, name: str, replica: Replica) -> None:
         self._actor.report_replica.remote(name, replica)
 
+    def warn(self, message: str) -> None:
+        self._actor.warn.remote(message)
+
 
 class Intake:
     """Reads a block and claims its keys; called inside Ray Data's read tasks."""
@@ -80,23 +83,23 @@ def ask_shards(shards: list[Any], calls: ShardCalls) -> dict[int, bytes]:
     return dict(zip(calls, ray.get(asked), strict=True))
 
 
-class RecallHost:
-    """`ResponseCache` in a Ray Data actor."""
-
-    def __init__(self, config: ResponseCacheConfig, storage: Storage) -> None:
-        self._cache = ResponseCache(config, storage)
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        return recall_rows(table, self._cache)
-
-
 class RouterHost:
-    """`Router` in a Ray Data actor."""
+    """Recall and route in one actor of the router pool: neither is worth a process of its own."""
 
-    def __init__(self, route: Route) -> None:
+    def __init__(
+        self,
+        route: Route,
+        response_cache: ResponseCacheConfig | None,
+        storage: Storage,
+        meter: Any,
+    ) -> None:
+        warn = RemoteMeter(meter).warn
+        self._cache = ResponseCache(response_cache, storage, warn) if response_cache else None
         self._router = Router(route)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        if self._cache is not None:
+            table = recall_rows(table, self._cache)
         return self._router.route(table)
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.meter import Snapshot
-from jobs.batch import Watch
+from jobs.batch import OnStart, Watch
 from pipelines.prices import NUSD
 
 
@@ -20,7 +20,7 @@ class ProgressBar:
         self._task = progress.add_task("starting", total=None, detail="")
         self._before = (time.monotonic(), 0)
 
-    def begin(self, _plan: object, rows: int) -> None:
+    def begin(self, rows: int) -> None:
         self._progress.update(self._task, total=rows, description="answering")
 
     def watch(self, snapshot: Snapshot) -> None:
@@ -41,7 +41,7 @@ class ProgressBar:
 
 
 @contextmanager
-def progress_bar(console: Console) -> Iterator[tuple[Watch | None, object]]:
+def progress_bar(console: Console) -> Iterator[tuple[Watch | None, OnStart | None]]:
     """(watch, on_start) for `run`; both None where the console is no terminal."""
     if not console.is_terminal:
         yield None, None

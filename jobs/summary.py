@@ -48,6 +48,7 @@ class Summary:
     claimed_keys: int
     bytes_per_claimed_key: float
     price_version: str
+    warnings: list[str]
     output: str
     logs: str
 
@@ -67,6 +68,7 @@ def summarize(
     wall_s: float,
     logs: str,
     claimed: tuple[int, int],
+    warnings: list[str],
 ) -> Summary:
     """Count what is committed, and write `summary.json`."""
     totals = count_rows(directory)
@@ -96,6 +98,7 @@ def summarize(
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
         price_version=plan.prices.version,
+        warnings=warnings,
         output=directory.url,
         logs=logs,
     )
@@ -141,6 +144,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
     table.add_row("time", f"{summary.wall_s:,.1f} s", f"{summary.rows_per_s:,.1f} rows/s")
+    for warning in summary.warnings:
+        table.add_row("[yellow]warning[/yellow]", "", warning)
     table.add_row("output", "", summary.output)
     table.add_row("logs", "", summary.logs)
     console.print(table)

@@ -209,7 +209,7 @@ class RunConfig(Section):
     budget_usd: PositiveFloat | None = None
     prices: str | None = Field(None, description="the price book, for billing.price_of")
     storage: Storage = Storage()
-    claim_shards: PositiveInt = 2
+    claim_shards: PositiveInt = Field(1, description="actors that share the claimed keys")
     routers: PositiveInt = Field(1, description="actors in the router pool")
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
-"""Money in integer nano-dollars: what a row costs, and splits whose parts sum to the whole."""
+"""Money in integer nano-dollars: what a row costs."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipelines.prices import HourRate, TokenRate
@@ -39,21 +38,3 @@ def row_cost(usage: Usage, engine_ns: int, rate: TokenRate | HourRate) -> int:
     if isinstance(rate, TokenRate):
         return token_cost(usage, rate)
     return time_cost(engine_ns, rate)
-
-
-def split(total: int, weights: Sequence[int]) -> list[int]:
-    """Split an integer in proportion to weights, by largest remainder: the parts sum exactly.
-
-    Ties go to the earlier part. All weights zero: everybody gets the same.
-    """
-    if not weights:
-        raise ValueError("nothing to split among")
-    whole = sum(weights)
-    if whole == 0:
-        weights, whole = [1] * len(weights), len(weights)
-    parts = [total * weight // whole for weight in weights]
-    remainders = [total * weight % whole for weight in weights]
-    by_remainder = sorted(range(len(weights)), key=lambda i: -remainders[i])
-    for i in by_remainder[: total - sum(parts)]:
-        parts[i] += 1
-    return parts

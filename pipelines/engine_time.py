@@ -48,13 +48,17 @@ class StepModel:
         return np.maximum(np.linalg.solve(normal, self.response / scale) / scale, 0.0)
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Running:
+    """What the clock's sums were when a request came, and its first step's rate per token."""
+
     prompt_tokens: int
     steps: int
     fixed: float
     per_token: float
     per_context: float
+    per_context_step: float
+    prefill_rate: float = 0.0
 
 
 class EngineClock:
@@ -69,6 +73,7 @@ class EngineClock:
         self.busy_ns = 0
         self._paid_ns = 0
         self._running: dict[str, _Running] = {}
+        self._new: list[_Running] = []
         self._last_ns = 0
         self._last_step_ns = 0
         # What a request accrued that was in every step so far: the steps themselves, its equal
@@ -77,6 +82,8 @@ class EngineClock:
         self._fixed = 0.0
         self._per_token = 0.0
         self._per_context = 0.0
+        # The same weighted by the step's number: a request's context grows by one a step.
+        self._per_context_step = 0.0
         # Accrued by all that run now, and the context that they hold.
         self._accrued = 0.0
         self._context = 0
@@ -90,9 +97,16 @@ class EngineClock:
         if not self._running:
             self._last_step_ns = now_ns
         self._context += prompt_tokens
-        self._running[request] = _Running(
-            prompt_tokens, self._steps, self._fixed, self._per_token, self._per_context
+        running = _Running(
+            prompt_tokens,
+            self._steps,
+            self._fixed,
+            self._per_token,
+            self._per_context,
+            self._per_context_step,
         )
+        self._running[request] = running
+        self._new.append(running)
 
     def step(self, tokens: int, now_ns: int) -> None:
         """Record the end of an engine step that computed `tokens` for the running requests."""
@@ -104,25 +118,29 @@ class EngineClock:
         context = max(self._context, 1)
         self.model.add(tokens, context, step_ns)
         fixed, per_token, per_context = self.model.parts(tokens, context)
-        self._steps += 1
-        self._context += len(self._running)
         self._fixed += step_ns * fixed / len(self._running)
         self._per_token += step_ns * per_token / tokens
+        for running in self._new:
+            running.prefill_rate = step_ns * per_token / tokens
+        self._new.clear()
         self._per_context += step_ns * per_context / context
+        self._per_context_step += self._steps * step_ns * per_context / context
+        self._steps += 1
+        self._context += len(self._running)
         self._accrued += step_ns
 
-    def finish(self, request: str, computed_tokens: int, now_ns: int) -> int:
+    def finish(self, request: str, computed_prompt_tokens: int, now_ns: int) -> int:
         """The nanoseconds that a finished request pays; whoever leaves last pays the rest.
 
         Args:
-            computed_tokens: prompt tokens not read from the prefix cache, plus completion.
+            computed_prompt_tokens: those that were not read from the prefix cache.
         """
         self._advance(now_ns)
         unpaid = self.busy_ns - self._paid_ns
         own = self._running.pop(request)
         steps = self._steps - own.steps
         self._context -= own.prompt_tokens + steps
-        accrued = min(self._accrued_by(own, steps, computed_tokens), self._accrued)
+        accrued = min(self._accrued_by(own, computed_prompt_tokens), self._accrued)
         share = unpaid
         if self._running:
             share = int(unpaid * accrued / self._accrued) if self._accrued > 0 else 0
@@ -135,14 +153,14 @@ class EngineClock:
             self.busy_ns += max(now_ns - self._last_ns, 0)
         self._last_ns = max(now_ns, self._last_ns)
 
-    def _accrued_by(self, own: _Running, steps: int, computed_tokens: int) -> float:
-        # The mean rate over the request's own steps: which of them computed its prompt is
-        # not reported by the engine.
-        per_token = (self._per_token - own.per_token) / max(steps, 1)
-        context = own.prompt_tokens + steps / 2
+    def _accrued_by(self, own: _Running, computed_prompt_tokens: int) -> float:
+        """The prompt at its first step's rate, then one token a step, and all held context."""
+        rate = self._per_context - own.per_context
+        growth = self._per_context_step - own.per_context_step - own.steps * rate
         return (
-            self._fixed
-            - own.fixed
-            + per_token * computed_tokens
-            + (self._per_context - own.per_context) * context
+            (self._fixed - own.fixed)
+            + (self._per_token - own.per_token)
+            + own.prefill_rate * computed_prompt_tokens
+            + rate * own.prompt_tokens
+            + growth
         )

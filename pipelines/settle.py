@@ -23,35 +23,40 @@ _ANSWER = (
     "error_kind", "error",
 )  # fmt: skip
 _BILL_DRAFT = f"{STATE}/bill.draft"
-_LEADERS_AT_ONCE = 250_000
+_LEADERS_AT_ONCE = 100_000
 """Bounds the memory of settling: more followed leaders are settled in several passes."""
 
 
-def settle_followers(directory: Directory, prices: PriceList, run_id: str) -> int:
-    """Write every follower with its leader's answer, or its leader's error.
-
-    Safe to repeat: a part is written under its block's name, and the followers are forgotten
-    only when all of them are written. Returns how many there were.
-    """
+def plan_passes(directory: Directory) -> list[np.ndarray]:
+    """The followed keys, cut into what one pass settles: sorted arrays of dtype S32."""
     parts = directory.parts(FOLLOWERS)
     if not parts:
-        return 0
-    followed = _followed_keys(directory, parts)
-    passes = -(-len(followed) // _LEADERS_AT_ONCE)
-    bounds = [len(followed) * i // passes for i in range(passes + 1)]
-    settled = 0
-    for i in range(passes):
-        keys = followed[bounds[i] : bounds[i + 1]]
-        leaders = _leaders(directory, keys)
-        for name in parts:
-            followers = _having(directory.read_table(name), keys)
-            if followers.num_rows:
-                block = name.removeprefix(f"{FOLLOWERS}/part-").removesuffix(".parquet")
-                answered = price_rows(_answered(followers, leaders), prices, run_id)
-                write_done(directory, f"{block}.followers{i}", answered)
-                settled += followers.num_rows
+        return []
+    columns = [_keys(directory.read_table(name, ["request_key"])) for name in parts]
+    followed = np.unique(np.concatenate(columns))
+    return np.array_split(followed, -(-len(followed) // _LEADERS_AT_ONCE))
+
+
+def settle_pass(
+    directory: Directory, number: int, keys: np.ndarray, prices: PriceList, run_id: str
+) -> None:
+    """Write the followers of these keys with their leader's answer, or their leader's error.
+
+    Passes share nothing and may run beside each other. Each is safe to repeat: a part is
+    named after its block and the pass.
+    """
+    leaders = _leaders(directory, keys)
+    for name in directory.parts(FOLLOWERS):
+        followers = _having(directory.read_table(name), keys)
+        if followers.num_rows:
+            block = name.removeprefix(f"{FOLLOWERS}/part-").removesuffix(".parquet")
+            answered = price_rows(_answered(followers, leaders), prices, run_id)
+            write_done(directory, f"{block}.followers{number}", answered)
+
+
+def forget_followers(directory: Directory) -> None:
+    """To be called when every pass is done."""
     directory.remove(FOLLOWERS)
-    return settled
 
 
 def write_bill(directory: Directory, overheads: list[dict[str, Any]]) -> int:
@@ -122,11 +127,6 @@ def count_rows(directory: Directory) -> dict[str, Any]:
         "by_error": dict(by_error),
         "by_tier": {tier: dict(counts) for tier, counts in by_tier.items()},
     }
-
-
-def _followed_keys(directory: Directory, parts: list[str]) -> np.ndarray:
-    keys = [_keys(directory.read_table(name, ["request_key"])) for name in parts]
-    return np.unique(np.concatenate(keys))
 
 
 def _leaders(directory: Directory, keys: np.ndarray) -> pa.Table:

@@ -30,7 +30,7 @@ FORMATS = {
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _SCAN_CHUNK = 1 << 20
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 2048
-_BLOCKS_WANTED = 96
+_BLOCKS_WANTED = 24
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def plan_blocks(
 ) -> list[Block]:
     """Cut every file into blocks.
 
-    Without `block_rows` a block holds about a hundredth of the rows, between 32 and 2,048:
+    Without `block_rows` a block holds a twenty-fourth of the rows, between 32 and 2,048:
     small enough that engines start at once and little is lost to a kill, large enough that
     moving blocks costs little.
 

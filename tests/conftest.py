@@ -1,0 +1,59 @@
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import RunConfig
+
+ROOT = Path(__file__).parent.parent
+PRICE = {"input": 0.5, "output": 1.5}
+
+
+def tier(name: str, **engine: Any) -> dict[str, Any]:
+    """A tier of the deterministic engine that pays by the token."""
+    return {
+        "name": name,
+        "engine": {"kind": "scripted", **engine},
+        "billing": {"kind": "serverless", "usd_per_mtok": PRICE},
+    }
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+MakeConfig = Callable[..., RunConfig]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """A run of one scripted tier over rows or a path; keyword arguments replace sections."""
+
+    def make(rows: list[dict[str, Any]] | Path, **sections: Any) -> RunConfig:
+        path = rows if isinstance(rows, Path) else write_jsonl(tmp_path / "prompts.jsonl", rows)
+        raw = {
+            "input": {"path": str(path)},
+            "output": {"path": str(tmp_path / "out")},
+            "tiers": [tier("only")],
+            "route": {"policy": "fixed", "tier": "only"},
+            "baseline": "only",
+            **sections,
+        }
+        return RunConfig.model_validate(raw)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def ray_here() -> Iterator[None]:
+    """One Ray for all tests that need it."""
+    import ray
+
+    from jobs.cluster import connect
+
+    connect()
+    yield
+    ray.shutdown()

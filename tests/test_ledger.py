@@ -1,0 +1,40 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.cost import time_cost
+from pipelines.ledger import Committed, Replica, overhead_lines
+from pipelines.prices import HourRate, TokenRate
+
+HOURLY = HourRate(3_990_000_000)
+ns = st.integers(0, 10**13)
+
+
+@given(idle=ns, load=ns, lost=ns, shares=st.lists(st.integers(0, 10**10), max_size=20))
+def test_rows_and_overheads_make_up_the_replicas_time_to_the_nano_dollar(
+    idle: int, load: int, lost: int, shares: list[int]
+) -> None:
+    """Invariant 2, for a tier that pays by the hour."""
+    busy = sum(shares) + lost
+    replica = Replica("t", alive_ns=idle + load + busy, load_ns=load, busy_ns=busy)
+    rows = [time_cost(share, HOURLY) for share in shares]
+    committed = {("run.0", "t"): Committed(sum(shares), sum(rows))}
+    lines = overhead_lines({"run.0": [replica]}, committed, {"t": HOURLY})
+    total = sum(rows) + sum(line["cost_nusd"] for line in lines)
+    assert total == time_cost(replica.alive_ns, HOURLY)
+
+
+def test_work_that_no_committed_row_pays_is_a_retry_line() -> None:
+    replica = Replica("t", alive_ns=100, load_ns=10, busy_ns=60)
+    lines = overhead_lines({"a": [replica]}, {("a", "t"): Committed(45, 0)}, {"t": HOURLY})
+    assert {line["kind"]: line["engine_ns"] for line in lines} == {
+        "load": 10,
+        "retry": 15,
+        "idle": 30,
+    }
+
+
+def test_time_costs_nothing_where_tokens_are_paid() -> None:
+    replica = Replica("t", alive_ns=100, load_ns=10, busy_ns=60)
+    lines = overhead_lines({"a": [replica]}, {}, {"t": TokenRate(1, 1, 1)})
+    assert sum(line["cost_nusd"] for line in lines) == 0
+    assert {line["kind"] for line in lines} == {"load", "retry", "idle"}

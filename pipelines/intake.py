@@ -85,7 +85,11 @@ class Scan:
 def scan_block(block: Block, dialect: Dialect, fs: AbstractFileSystem) -> Scan:
     """Look at a block of a text file before anything is spent."""
     rows = [row for row in read_rows(block, fs) if isinstance(row, dict)]
-    return Scan(user_columns.votes(rows, dialect.columns), _id_digests(rows, dialect.id_column))
+    ids = _id_digests(rows, dialect.id_column)
+    if block.file.format == "csv":
+        # CSV cells are text, and text they stay: a guess could change what they say.
+        return Scan({name: pa.string() for row in rows[:1] for name in row}, ids)
+    return Scan(user_columns.votes(rows, dialect.columns), ids)
 
 
 def scan_parquet_ids(file: InputFile, column: str, fs: AbstractFileSystem) -> np.ndarray:

@@ -1,0 +1,185 @@
+import json
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from conftest import MakeConfig, write_jsonl
+
+from jobs.preflight import plan_run
+from pipelines.errors import UsageProblem
+from pipelines.intake import duplicates, read_block
+from pipelines.schema import user_columns
+
+FS = fsspec.filesystem("file")
+TODAY = date(2026, 11, 24)
+
+
+def taken(make_config: MakeConfig, source: Any, **sections: Any) -> pa.Table:
+    """The whole input as the first stage makes it."""
+    plan = plan_run(make_config(source, **sections), TODAY)
+    tables = [read_block(b, plan.dialect, plan.schema, plan.policy, FS) for b in plan.blocks]
+    return pa.concat_tables(tables)
+
+
+def test_user_columns_come_out_unchanged_and_typed(make_config: MakeConfig) -> None:
+    rows = [
+        {"id": "a", "prompt": "x", "n_words": 1, "meta": {"k": 1}, "score": 1},
+        {"id": "b", "prompt": "y", "n_words": None, "meta": {"k": 2}, "score": 2.5},
+    ]
+    table = user_columns(taken(make_config, rows))
+    assert table.to_pylist() == rows
+    assert table.schema.field("score").type == pa.float64()
+
+
+def test_values_of_no_common_type_are_carried_as_json(make_config: MakeConfig) -> None:
+    rows = [{"prompt": "x", "label": 1}, {"prompt": "y", "label": ["a"]}, {"prompt": "z"}]
+    labels = taken(make_config, rows)["label"].to_pylist()
+    assert labels == ["1", '["a"]', None]
+
+
+def test_broken_rows_spoil_neither_types_nor_neighbours(make_config: MakeConfig) -> None:
+    rows: list[dict[str, Any]] = [
+        {"id": 1, "messages": [{"role": "user", "content": "x"}], "max_tokens": 5},
+        {"id": 2, "messages": "hello", "max_tokens": "many"},
+        {"id": 3, "messages": [{"role": "user", "content": "\ud800"}], "max_tokens": 7},
+    ]
+    table = taken(make_config, rows)
+    assert table.schema.field("max_tokens").type == pa.int64()
+    assert table["messages"].to_pylist()[0] == rows[0]["messages"]
+    assert table["status"].to_pylist() == [None, "error", "error"]
+    assert table["row_id"].to_pylist() == ["1", "2", "3"]
+    # What the typed columns cannot hold is kept whole for errors/ and retry.
+    assert [json.loads(raw) for raw in table["_raw"].to_pylist()[1:]] == rows[1:]
+
+
+def test_a_value_that_cannot_be_stored_makes_an_error_row(make_config: MakeConfig) -> None:
+    rows = [{"prompt": "x", "note": "fine"}, {"prompt": "y", "note": "\ud800"}]
+    table = taken(make_config, rows)
+    assert table["status"].to_pylist() == [None, "error"]
+    assert "column note" in table["error"].to_pylist()[1]
+
+
+def test_a_prompt_and_its_message_form_share_a_key(make_config: MakeConfig) -> None:
+    rows = [{"prompt": "x"}, {"messages": [{"role": "user", "content": "x"}]}]
+    first, second = taken(make_config, rows)["request_key"].to_pylist()
+    assert first == second
+
+
+def test_the_same_rows_have_the_same_keys_in_every_format(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": "a, b", "max_tokens": 8, "temperature": 0.5, "seed": 3},
+        {"prompt": "c", "max_tokens": None, "temperature": None, "seed": None},
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
+    lines = ["prompt,max_tokens,temperature,seed", '"a, b",8,0.5,3', "c,,,"]
+    (tmp_path / "p.csv").write_text("\n".join(lines))
+    keys = [
+        taken(make_config, source)["request_key"].to_pylist()
+        for source in (rows, tmp_path / "p.parquet", tmp_path / "p.csv")
+    ]
+    assert keys[0] == keys[1] == keys[2]
+
+
+def test_messages_in_parquet_structs_lose_the_nulls_that_structs_add(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    chat = [{"role": "user", "content": "x"}]
+    padded = [[{**chat[0], "name": None}], [{"role": "user", "content": "y", "name": "z"}]]
+    pq.write_table(pa.table({"messages": padded}), tmp_path / "p.parquet")
+    as_json = taken(make_config, [{"messages": chat}])["request_key"].to_pylist()
+    assert taken(make_config, tmp_path / "p.parquet")["request_key"].to_pylist()[:1] == as_json
+
+
+def test_parquet_files_of_one_input_may_differ_in_columns(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    pq.write_table(pa.table({"prompt": ["x"], "a": [1]}), folder / "1.parquet")
+    pq.write_table(pa.table({"b": ["q"], "prompt": ["y"]}), folder / "2.parquet")
+    table = user_columns(taken(make_config, folder))
+    assert table.to_pylist() == [
+        {"prompt": "x", "a": 1, "b": None},
+        {"prompt": "y", "a": None, "b": "q"},
+    ]
+
+
+def test_rows_without_an_id_are_named_by_their_place(make_config: MakeConfig) -> None:
+    table = taken(make_config, [{"prompt": "same"}, {"prompt": "same"}])
+    first, second = table["row_id"].to_pylist()
+    assert first != second
+    assert taken(make_config, [{"prompt": "same"}] * 2)["row_id"].to_pylist() == [first, second]
+
+
+def batch_row(custom_id: str, **body: Any) -> dict[str, Any]:
+    body = {"model": "auto", "messages": [{"role": "user", "content": "x"}], **body}
+    url = "/v1/chat/completions"
+    return {"custom_id": custom_id, "method": "POST", "url": url, "body": body}
+
+
+def test_openai_batch_input_is_recognised(make_config: MakeConfig) -> None:
+    rows = [
+        batch_row("a", max_tokens=5),
+        batch_row("b", model="only"),
+        batch_row("c", model="gpt-x"),
+        batch_row("d", logit_bias={"1": 2}),
+    ]
+    table = taken(make_config, rows)
+    assert table["row_id"].to_pylist() == list("abcd")
+    assert table["error_kind"].to_pylist() == [None, None, "invalid_request", "unsupported"]
+    assert "input.ignore_model" in table["error"].to_pylist()[2]
+    plain = taken(make_config, [{"prompt": "x", "max_tokens": 5}])
+    assert table["request_key"].to_pylist()[0] == plain["request_key"].to_pylist()[0]
+
+
+def test_models_of_a_batch_file_may_be_ignored(make_config: MakeConfig, tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "b.jsonl", [batch_row("a", model="gpt-x")])
+    table = taken(make_config, path, input={"path": str(path), "ignore_model": True})
+    assert table["status"].to_pylist() == [None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ([{"text": "x"}], "there are text"),
+        ([{"prompt": "x", "tier": "y"}], "tier"),
+        ([{"id": "a", "prompt": "x"}, {"id": "a", "prompt": "y"}], "'a' (row 0 of"),
+        ([], "holds no rows"),
+    ],
+)
+def test_an_input_that_cannot_work_is_refused(
+    make_config: MakeConfig, rows: list[dict[str, Any]], says: str
+) -> None:
+    with pytest.raises(UsageProblem) as caught:
+        taken(make_config, rows)
+    assert says in str(caught.value)
+
+
+def test_duplicate_ids_are_found_across_parquet_files(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for name in ("1", "2"):
+        pq.write_table(pa.table({"id": [7], "prompt": [name]}), folder / f"{name}.parquet")
+    with pytest.raises(UsageProblem, match="'7'"):
+        taken(make_config, folder)
+
+
+def test_duplicates_are_those_that_occur_twice() -> None:
+    digests = [np.array([b"a", b"b"], "S17"), np.array([b"b", b"c", b"c"], "S17")]
+    assert duplicates(digests).tolist() == [b"b", b"c"]
+
+
+def test_rules_over_a_missing_column_are_refused(make_config: MakeConfig) -> None:
+    rule = {"when": {"columns": {"task": ["a"]}}, "tier": "only"}
+    route = {"policy": "rules", "rules": [rule], "otherwise": "only"}
+    with pytest.raises(UsageProblem, match=r"route\.rules\.0\.when\.columns\.task"):
+        taken(make_config, [{"prompt": "x"}], route=route)

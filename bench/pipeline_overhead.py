@@ -19,20 +19,7 @@ import click
 
 from bench.processes import growth_mb, watched_memory
 
-_WORDS = [
-    "amber",
-    "birch",
-    "cedar",
-    "delta",
-    "ember",
-    "flint",
-    "grove",
-    "hazel",
-    "indigo",
-    "jasper",
-    "koala",
-    "lemon",
-]
+_TEXT = "amber birch cedar delta ember flint grove hazel indigo jasper koala lemon"
 _CONFIG = """
 input: {{path: {input}}}
 output: {{path: {output}}}
@@ -52,9 +39,9 @@ def write_prompts(path: Path, rows: int) -> None:
     rng.shuffle(order)
     with path.open("w") as file:
         for row, question in enumerate(order):
-            words = " ".join(rng.choice(_WORDS) for _ in range(3))
-            text = f"Question {question}: what comes after {' '.join(_WORDS)}?"
-            file.write(json.dumps({"id": f"r{row}", "prompt": text, "note": words}) + "\n")
+            text = f"Question {question}: what comes after {_TEXT}?"
+            note = f"note {rng.randrange(1000)}"
+            file.write(json.dumps({"id": f"r{row}", "prompt": text, "note": note}) + "\n")
 
 
 def measure(rows: int, folder: Path) -> dict[str, Any]:

@@ -1,0 +1,162 @@
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pyarrow as pa
+import pytest
+
+from actors.recall import admissible, recall_rows
+from actors.response_cache import ENTRY, TABLE, CacheWriter, ResponseCache, entry_digest
+from pipelines.config import ResponseCacheConfig, Storage
+from pipelines.schema import empty_columns, patch
+
+KEYS = [f"{i:032x}" for i in range(300)]
+NOW = datetime(2026, 11, 24, tzinfo=UTC)
+
+
+def entries(keys: list[str], response: str = "answer") -> pa.Table:
+    rows = []
+    for key in keys:
+        row: dict[str, Any] = dict.fromkeys(ENTRY.names)
+        row |= {
+            "request_key": bytes.fromhex(key),
+            "response": f"{response} {key}",
+            "finish_reason": "stop",
+            "prompt_tokens": 7,
+            "completion_tokens": 3,
+            "tier": "only",
+            "model": "m",
+            "created_at": NOW,
+        }
+        rows.append({**row, "digest": entry_digest(row)})
+    return pa.Table.from_pylist(rows, schema=ENTRY)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> ResponseCacheConfig:
+    return ResponseCacheConfig(path=str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+def filled(config: ResponseCacheConfig, warnings: list[str], *tables: pa.Table) -> None:
+    writer = CacheWriter(config, Storage(), warnings.append)
+    for table in tables:
+        writer.append(table)
+    writer.close()
+
+
+def opened(config: ResponseCacheConfig, warnings: list[str]) -> ResponseCache:
+    return ResponseCache(config, Storage(), warnings.append)
+
+
+def stored(config: ResponseCacheConfig) -> Any:
+    return lancedb.connect(config.path).open_table(TABLE)
+
+
+def test_what_one_run_wrote_the_next_recalls(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:200]), entries(KEYS[100:250]))
+    found = opened(config, warnings).recall(KEYS)
+    assert set(found) == set(KEYS[:250])
+    assert all(answer.response == f"answer {key}" for key, answer in found.items())
+    assert not warnings
+
+
+def test_a_key_is_written_once_and_its_first_answer_stays(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    twice = pa.concat_tables([entries(KEYS[:2]), entries(KEYS[:2], "second")])
+    filled(config, warnings, twice)
+    filled(config, warnings, entries(KEYS[:3], "later"))
+    assert stored(config).count_rows() == 3
+    found = opened(config, warnings).recall(KEYS[:2])
+    assert all(answer.response.startswith("answer") for answer in found.values())
+
+
+def test_a_reader_is_not_disturbed_by_a_writer_that_compacts(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:50]))
+    reader = opened(config, warnings)
+    for i in range(50, 300, 50):
+        filled(config, warnings, entries(KEYS[i : i + 50]))
+    assert set(reader.recall(KEYS)) == set(KEYS[:50])
+    assert set(opened(config, warnings).recall(KEYS)) == set(KEYS)
+
+
+def test_an_empty_cache_is_all_misses_without_a_warning(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    assert opened(config, warnings).recall(KEYS) == {}
+    assert not warnings
+
+
+@pytest.mark.parametrize("column", ["response", "finish_reason", "tier"])
+def test_a_damaged_entry_is_a_miss(
+    config: ResponseCacheConfig, warnings: list[str], column: str
+) -> None:
+    """Invariant 6: never a wrong answer."""
+    filled(config, warnings, entries(KEYS[:3]))
+    stored(config).update(where=f"request_key = X'{KEYS[1]}'", values={column: "tampered"})
+    assert set(opened(config, warnings).recall(KEYS)) == {KEYS[0], KEYS[2]}
+    assert "damaged" in warnings[0]
+
+
+def test_an_unusable_cache_is_all_misses_with_one_warning(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:3]))
+    for manifest in Path(config.path).rglob("*.manifest"):
+        manifest.write_bytes(b"torn")
+    assert opened(config, warnings).recall(KEYS) == {}
+    filled(config, warnings, entries(KEYS[3:6]))
+    assert len(warnings) == 2
+    assert "unusable" in warnings[0]
+    assert "writing failed" in warnings[1]
+
+
+def test_another_schema_version_is_refused(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    schema = ENTRY.with_metadata({"nightmill.response_cache": "99"})
+    lancedb.connect(config.path).create_table(TABLE, entries(KEYS[:1]).cast(schema))
+    assert opened(config, warnings).recall(KEYS) == {}
+    assert "schema '99'" in warnings[0]
+
+
+def block(**columns: list[Any]) -> pa.Table:
+    rows = len(next(iter(columns.values())))
+    return patch(pa.table(empty_columns(rows)), range(rows), columns)
+
+
+def test_only_rows_that_one_answer_may_serve_are_recalled(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:3]))
+    table = block(
+        request_key=[*KEYS[:3], KEYS[9]],
+        _shareable=[True, False, True, True],
+        source=[None, None, "duplicate", None],
+    )
+    recalled = recall_rows(table, opened(config, warnings))
+    assert recalled["source"].to_pylist() == ["cache_exact", None, "duplicate", None]
+    assert recalled["response"].to_pylist()[0] == f"answer {KEYS[0]}"
+
+
+def test_only_own_complete_deterministic_answers_are_admitted() -> None:
+    table = block(
+        request_key=KEYS[:5],
+        row_id=list("abcde"),
+        status=["ok", "error", "ok", "ok", "pending"],
+        source=["generated", None, "cache_exact", "generated", None],
+        response=["x"] * 5,
+        finish_reason=["stop"] * 5,
+        _shareable=[True, True, True, False, True],
+    )
+    assert admissible(table, NOW)["row_id"].to_pylist() == ["a"]

@@ -1,0 +1,162 @@
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from blocks import block
+from conftest import MakeConfig
+
+from pipelines import settle
+from pipelines.commit import commit_block, committed_blocks
+from pipelines.config import Storage
+from pipelines.ledger import bill_table
+from pipelines.pending import pending_blocks, read_pending
+from pipelines.prices import PriceList, price_list
+from pipelines.pricing import price_rows
+from pipelines.schema import nano_dollars
+from pipelines.storage import Directory
+
+A, B = "aa" * 16, "bb" * 16
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    return Directory(str(tmp_path / "out"), Storage())
+
+
+@pytest.fixture
+def prices(make_config: MakeConfig) -> PriceList:
+    return price_list(make_config([]), date(2026, 11, 24))
+
+
+def answered(key: str, row: str, **more: Any) -> dict[str, Any]:
+    return {
+        "request_key": key,
+        "row_id": row,
+        "status": "ok",
+        "source": "generated",
+        "response": f"answer to {key[:2]}",
+        "tier": "only",
+        "prompt_tokens": 10,
+        "cached_prompt_tokens": 0,
+        "completion_tokens": 5,
+        "_engine_ns": 1000,
+        "_attempt_id": "run.0",
+        **more,
+    }
+
+
+def follower(key: str, row: str) -> dict[str, Any]:
+    return {"request_key": key, "row_id": row, "source": "duplicate"}
+
+
+def committed(directory: Directory, prices: PriceList, name: str, *rows: dict[str, Any]) -> None:
+    commit_block(directory, name, price_rows(block(name, rows), prices, "run"))
+
+
+def settled(directory: Directory, prices: PriceList) -> list[dict[str, Any]]:
+    for number, keys in enumerate(settle.plan_passes(directory)):
+        settle.settle_pass(directory, number, keys, prices, "run")
+    settle.forget_followers(directory)
+    rows = [r for part in directory.parts("rows") for r in directory.read_table(part).to_pylist()]
+    return sorted(rows, key=lambda row: row["row_id"])
+
+
+def test_followers_get_their_leaders_answer_at_no_cost(
+    directory: Directory, prices: PriceList
+) -> None:
+    committed(directory, prices, "0", follower(B, "r0"), answered(A, "r1"), follower(A, "r2"))
+    committed(directory, prices, "1", answered(B, "r3"), follower(A, "r4"))
+    rows = settled(directory, prices)
+    assert [row["row_id"] for row in rows] == ["r0", "r1", "r2", "r3", "r4"]
+    assert [row["response"][-2:] for row in rows] == ["bb", "aa", "aa", "bb", "aa"]
+    assert [row["cost_usd"] > 0 for row in rows] == [False, True, False, True, False]
+    assert len({row["baseline_cost_usd"] for row in rows}) == 1
+    assert [row["attempts"] for row in rows if row["source"] == "duplicate"] == [0, 0, 0]
+
+
+def test_followers_of_a_failed_leader_fail_alike_and_are_in_errors(
+    directory: Directory, prices: PriceList
+) -> None:
+    failed = answered(A, "r0", status="error", source=None, response=None, error_kind="engine")
+    committed(directory, prices, "0", {**failed, "error": "died"}, follower(A, "r1"))
+    rows = settled(directory, prices)
+    assert [(r["status"], r["error_kind"], r["error"]) for r in rows] == [
+        ("error", "engine", "died")
+    ] * 2
+    errors = [r for p in directory.parts("errors") for r in directory.read_table(p).to_pylist()]
+    assert {row["row_id"] for row in errors} == {"r0", "r1"}
+
+
+def test_a_follower_whose_leader_left_nothing_is_an_error_not_a_loss(
+    directory: Directory, prices: PriceList
+) -> None:
+    committed(directory, prices, "0", follower(A, "r0"))
+    (row,) = settled(directory, prices)
+    assert (row["status"], row["error_kind"]) == ("error", "lost_leader")
+
+
+def test_settling_again_after_a_kill_adds_nothing(directory: Directory, prices: PriceList) -> None:
+    committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"))
+    (keys,) = settle.plan_passes(directory)
+    settle.settle_pass(directory, 0, keys, prices, "run")
+    assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1"]
+
+
+def test_several_passes_settle_what_one_does(
+    directory: Directory, prices: PriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "_LEADERS_AT_ONCE", 2)
+    keys = [f"{i:032x}" for i in range(7)]
+    committed(directory, prices, "0", *(answered(k, f"a{i}") for i, k in enumerate(keys)))
+    committed(directory, prices, "1", *(follower(k, f"b{i}") for i, k in enumerate(keys)))
+    assert len(settle.plan_passes(directory)) == 4
+    rows = settled(directory, prices)
+    assert len(rows) == 14
+    assert all(row["response"] for row in rows)
+
+
+def test_a_block_committed_twice_counts_once(directory: Directory, prices: PriceList) -> None:
+    """Ray may run a write task again; the bill must not grow."""
+    for _ in range(2):
+        committed(directory, prices, "0", answered(A, "r0"), answered(B, "r1"))
+    assert settle.count_rows(directory)["rows"] == 2
+    row_cost = (10 * 500_000_000 + 5 * 1_500_000_000) // 10**6
+    assert settle.write_bill(directory, []) == 2 * row_cost
+
+
+def test_the_bill_is_the_rows_and_the_overheads(directory: Directory, prices: PriceList) -> None:
+    """Invariant 2."""
+    committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"), answered(B, "r2"))
+    settled(directory, prices)
+    idle = {"kind": "idle", "row_id": None, "tier": "only", "seconds": 1.0, "tokens": 0}
+    overheads = [{**idle, "cost_nusd": 77, "attempt_id": "run.0", "engine_ns": 10**9}]
+    total = settle.write_bill(directory, overheads)
+    bill = directory.read_table("bill.parquet")
+    assert bill.num_rows == 4
+    assert pc.sum(bill["cost_nusd"]).as_py() == total
+    rows = pa.concat_tables([directory.read_table(p) for p in directory.parts("rows")])
+    assert int(nano_dollars(rows["cost_usd"]).sum()) + 77 == total
+    billed = bill.filter(pc.equal(bill["kind"], "row"))
+    assert sorted(billed["row_id"].to_pylist()) == sorted(rows["row_id"].to_pylist())
+
+
+def test_pending_rows_come_back_as_they_were_before_routing(
+    directory: Directory, prices: PriceList
+) -> None:
+    pending = {**answered(A, "r0"), "status": "pending", "source": None, "_request": "{}"}
+    committed(directory, prices, "0", pending, answered(B, "r1"))
+    assert committed_blocks(directory) == {"0"}
+    (left,) = pending_blocks(directory)
+    assert (left.name, left.num_rows) == ("0.more", 1)
+    (row,) = read_pending(left, directory).to_pylist()
+    assert (row["row_id"], row["request_key"], row["_request"]) == ("r0", A, "{}")
+    assert (row["status"], row["tier"], row["cost_usd"]) == (None, None, None)
+    committed(directory, prices, "0.more", answered(A, "r0"))
+    assert pending_blocks(directory) == []
+
+
+def test_the_ledger_keeps_its_columns_without_any_line() -> None:
+    assert bill_table([]).num_rows == 0

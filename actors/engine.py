@@ -1,8 +1,10 @@
 """What every engine is: something that answers one request at a time, many at once."""
 
 import asyncio
+import time
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Protocol
 
 from pipelines.config import Scripted, Tier
@@ -62,14 +64,25 @@ class ScriptedEngine:
         self.model = config.model
         self.clock = EngineClock()
         self._config = config
+        self._slots = asyncio.Semaphore(config.max_num_seqs)
+        self._ids = count()
 
     async def start(self) -> None:
         pass
 
     async def answer(self, request: Request) -> Answer:
+        async with self._slots:
+            name, started = str(next(self._ids)), time.monotonic_ns()
+            self.clock.admit(name, 1, started)
+            if self._config.delay_s:
+                await asyncio.sleep(self._config.delay_s)
+            ended = time.monotonic_ns()
+            engine_ns = self.clock.finish(name, 1, ended)
+        seconds = (ended - started) / 1e9
+        return replace(self._scripted(request), engine_ns=engine_ns, ttft_s=seconds, e2e_s=seconds)
+
+    def _scripted(self, request: Request) -> Answer:
         text = request.last_user_text
-        if self._config.delay_s:
-            await asyncio.sleep(self._config.delay_s)
         if self._config.fail_every and zlib.crc32(text.encode()) % self._config.fail_every == 0:
             return Answer(problem=RowProblem("engine", "scripted failure"))
         words = text.upper().split(" ")
@@ -79,8 +92,7 @@ class ScriptedEngine:
             completion_tokens=min(limit, len(words)),
         )
         reason = "length" if limit < len(words) else "stop"
-        delay = self._config.delay_s
-        return Answer(" ".join(words[:limit]), reason, usage, ttft_s=delay, e2e_s=delay)
+        return Answer(" ".join(words[:limit]), reason, usage)
 
     async def stop(self) -> None:
         pass

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import ray
 
+_OBJECT_STORE_BYTES = 512 << 20
+"""Blocks are a few MB; Ray's default of 30 % of the memory would be touched page by page."""
+
 
 def connect(divert_stderr: bool = False) -> Path:
     """Join the cluster at RAY_ADDRESS, or start Ray here; returns Ray's log folder.
@@ -21,6 +24,7 @@ def connect(divert_stderr: bool = False) -> Path:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", module=r"ray\..*")
         ray.init(
+            object_store_memory=None if "RAY_ADDRESS" in os.environ else _OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,

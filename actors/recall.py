@@ -15,6 +15,8 @@ _ADMITTED = (
 def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
     """Answer from the cache what it has for deterministic rows."""
     candidates = undecided_rows(table)
+    if not candidates:
+        return table
     keys = table["request_key"].take(candidates).to_pylist()
     found = cache.recall(keys)
     if not found:

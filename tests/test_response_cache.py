@@ -149,6 +149,11 @@ def test_only_rows_that_one_answer_may_serve_are_recalled(
     assert recalled["response"].to_pylist()[0] == f"answer {KEYS[0]}"
 
 
+def test_a_block_without_open_rows_passes(config: ResponseCacheConfig, warnings: list[str]) -> None:
+    table = block(source=["duplicate"], request_key=[KEYS[0]], _shareable=[True])
+    assert recall_rows(table, opened(config, warnings)) is table
+
+
 def test_only_own_complete_deterministic_answers_are_admitted() -> None:
     table = block(
         request_key=KEYS[:5],

@@ -199,6 +199,7 @@ def _unsupported(fields: dict[str, Any]) -> RowProblem | None:
 
 def _sampling_params(fields: dict[str, Any], room: int) -> "SamplingParams | RowProblem":
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
 
     passed = {name: fields[name] for name in _PASSED if fields.get(name) is not None}
@@ -209,5 +210,5 @@ def _sampling_params(fields: dict[str, Any], room: int) -> "SamplingParams | Row
             output_kind=RequestOutputKind.FINAL_ONLY,
             **passed,
         )
-    except ValueError as error:
+    except (ValueError, VLLMClientError) as error:
         return RowProblem("invalid_request", str(error))

@@ -1,6 +1,6 @@
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -217,17 +218,25 @@ def test_openai_batch_input_comes_back_as_openai_batch_output(
 
 
 def started(config: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
-    """The command itself, in a process group and with a Ray of its own."""
+    """The command itself, with a Ray of its own."""
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(
         [sys.executable, "-m", "jobs.cli", "run", str(path)],
-        start_new_session=True,
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """Kill the driver, its Ray and all workers at once, as a machine that loses power does."""
+    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for running in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            running.kill()
+    process.wait()
 
 
 def test_a_killed_run_goes_on_where_it_was(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -245,8 +254,7 @@ def test_a_killed_run_goes_on_where_it_was(make_config: MakeConfig, tmp_path: Pa
     deadline = time.monotonic() + 90
     while len(list(rows.glob("*.parquet"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill(process)
     kept = {p.name: p.stat().st_mtime_ns for p in rows.glob("*.parquet")}
     assert 3 <= len(kept) < 30, "killed in mid-run"
     summary = run(config)
@@ -268,5 +276,4 @@ def test_a_second_driver_is_kept_out(make_config: MakeConfig, tmp_path: Path) ->
         with pytest.raises(UsageProblem, match="is working here"):
             run(config)
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        kill(process)

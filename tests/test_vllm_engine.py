@@ -1,0 +1,165 @@
+"""The real engine on the CPU with the demo's small model: one start for the whole module."""
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+from conftest import ROOT
+
+from actors.engine import Answer
+from actors.vllm_engine import VLLMEngine
+from pipelines.config import VLLM
+from pipelines.requests import Request
+
+MODEL = str(ROOT / "demo/models/small")
+T = TypeVar("T")
+
+
+class Running:
+    """An engine and the event loop that it lives on."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        arguments = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 512}
+        config = VLLM(kind="vllm", model=MODEL, engine_args=arguments)
+        self.engine = VLLMEngine(config, {"temperature": 0.0, "max_tokens": 24}, 2)
+        self.wait(self.engine.start())
+
+    def wait(self, work: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(work)  # type: ignore[arg-type]
+
+    def answers(self, *requests: Request) -> list[Answer]:
+        async def all_at_once() -> list[Answer]:
+            return await asyncio.gather(*(self.engine.answer(r) for r in requests))
+
+        return self.wait(all_at_once())
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Running]:
+    started = Running()
+    yield started
+    started.wait(started.engine.stop())
+
+
+def request(text: str, **sampling: Any) -> Request:
+    return Request([{"role": "user", "content": text}], sampling)
+
+
+TEXTS = [f"Write in upper case: apple tree {i}" for i in range(40)]
+
+
+def test_answers_are_those_of_the_model(running: Running) -> None:
+    """Greedy tokens equal transformers' own, up to ties that rounding to bf16 decides."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.bfloat16)
+    same = 0
+    for text, answer in zip(TEXTS, running.answers(*map(request, TEXTS)), strict=True):
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+        )
+        out = model.generate(**ids, max_new_tokens=24, do_sample=False)
+        prompt = ids["input_ids"].shape[1]
+        expected = tokenizer.decode(out[0, prompt:], skip_special_tokens=True)
+        same += answer.response == expected
+        assert answer.usage.prompt_tokens == prompt
+    assert same >= 0.9 * len(TEXTS)
+
+
+def test_an_answer_has_its_usage_times_and_reason(running: Running) -> None:
+    (answer,) = running.answers(request(TEXTS[0]))
+    assert answer.problem is None
+    assert answer.finish_reason in ("stop", "length")
+    assert 0 < answer.usage.completion_tokens <= 24
+    assert answer.ttft_s is not None
+    assert answer.e2e_s is not None
+    assert 0 < answer.ttft_s <= answer.e2e_s
+    assert answer.engine_ns > 0
+
+
+def test_a_row_may_bring_its_own_limit(running: Running) -> None:
+    (answer,) = running.answers(request(TEXTS[0], max_tokens=1))
+    assert (answer.usage.completion_tokens, answer.finish_reason) == (1, "length")
+
+
+def test_a_limit_beyond_the_context_is_cut_to_what_fits(running: Running) -> None:
+    (answer,) = running.answers(request(TEXTS[0], max_tokens=100_000))
+    assert answer.problem is None
+
+
+def test_a_stop_string_stops(running: Running) -> None:
+    (plain,) = running.answers(request(TEXTS[0]))
+    assert plain.response
+    middle = plain.response[len(plain.response) // 2]
+    (stopped,) = running.answers(request(TEXTS[0], stop=[middle]))
+    assert stopped.response == plain.response.split(middle)[0]
+    assert stopped.finish_reason == "stop"
+
+
+def test_a_seed_repeats_a_sampled_answer(running: Running) -> None:
+    hot = {"temperature": 2.0, "max_tokens": 24}
+    a, b, c = running.answers(*(request(TEXTS[0], seed=s, **hot) for s in (1, 1, 2)))
+    assert a.response == b.response != c.response
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind", "says"),
+    [
+        (request("word " * 2000), "context_length", "the model holds 512"),
+        (Request([{"role": "tool", "content": "x"}], {}), "template", "chat template"),
+        (request("x", n=2), "unsupported", "n > 1"),
+        (request("x", tools=[{"type": "function"}]), "unsupported", "tools"),
+        (request("x", min_tokens=9, max_tokens=3), "invalid_request", "min_tokens"),
+    ],
+)
+def test_a_row_that_cannot_be_answered_is_a_problem_beside_answers(
+    running: Running, bad: Request, kind: str, says: str
+) -> None:
+    before, failed, after = running.answers(request(TEXTS[0]), bad, request(TEXTS[1]))
+    assert failed.problem is not None
+    assert failed.problem.kind == kind
+    assert says in failed.problem.message
+    assert before.problem is None
+    assert after.problem is None
+
+
+def test_a_shared_prefix_is_read_from_the_prefix_cache(running: Running) -> None:
+    system = {"role": "system", "content": "Answer shortly and to the point. " * 12}
+    asked = [Request([system, {"role": "user", "content": t}], {}) for t in TEXTS[:8]]
+    running.answers(asked[0])
+    answers = running.answers(*asked[1:])
+    assert all(a.usage.cached_prompt_tokens > 0 for a in answers)
+    assert all(a.usage.cached_prompt_tokens < a.usage.prompt_tokens for a in answers)
+
+
+def test_shares_of_the_engines_time_sum_to_it(running: Running) -> None:
+    clock = running.engine.clock
+    before = clock.busy_ns
+    answers = running.answers(
+        *(request(t, max_tokens=4 + 20 * (i % 2)) for i, t in enumerate(TEXTS))
+    )
+    assert sum(a.engine_ns for a in answers) == clock.busy_ns - before
+
+
+def test_a_dead_engine_is_restarted_and_its_rows_run_again(running: Running) -> None:
+    import psutil
+
+    async def kill_in_flight() -> list[Answer]:
+        work = [asyncio.create_task(running.engine.answer(request(t))) for t in TEXTS]
+        await asyncio.sleep(0.02)
+        for child in psutil.Process().children(recursive=True):
+            if "EngineCore" in " ".join(child.cmdline()) or "EngineCore" in child.name():
+                child.kill()
+        return await asyncio.gather(*work)
+
+    expected = [a.response for a in running.answers(*map(request, TEXTS))]
+    answers = running.wait(kill_in_flight())
+    assert [a.response for a in answers] == expected
+    assert max(a.attempts for a in answers) == 2

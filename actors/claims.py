@@ -99,12 +99,9 @@ def claim_committed(table: pa.Table, shards: int, ask: Ask) -> None:
     """Give committed rows the keys that they answered, before a run goes on.
 
     Args:
-        table: `row_id, request_key, source` of rows of an earlier start.
+        table: `row_id, request_key, source, status` of rows of an earlier start.
     """
-    answered = pc.and_(
-        pc.is_valid(table["request_key"]),
-        pc.invert(pc.fill_null(pc.equal(table["source"], "duplicate"), False)),
-    )
+    answered = pc.and_(pc.equal(table["status"], "ok"), pc.not_equal(table["source"], "duplicate"))
     leaders = table.filter(answered)
     if leaders.num_rows:
         _claim(leaders, shards, ask)

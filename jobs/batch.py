@@ -23,8 +23,8 @@ from pipelines.commit import committed_blocks
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.errors import RunFailure
 from pipelines.ledger import overhead_lines
+from pipelines.leftovers import failed_blocks, pending_blocks, retire_failed
 from pipelines.openai_batch import write_openai_batch
-from pipelines.pending import pending_blocks
 from pipelines.prices import nano_dollars
 from pipelines.settle import (
     committed_time,
@@ -48,6 +48,7 @@ def run(
     watch: Watch | None = None,
     on_start: OnStart | None = None,
     divert_stderr: bool = False,
+    retry: bool = False,
 ) -> Summary:
     """Answer every row of the input and account for it; goes on where an earlier start ended.
 
@@ -55,6 +56,7 @@ def run(
         watch: called twice a second with the running totals.
         on_start: called once with the rows that are left.
         divert_stderr: send what libraries print to a log file.
+        retry: answer the rows in `errors/` once more, with whatever the configuration now says.
 
     Raises:
         UsageProblem: the run cannot start; nothing was spent.
@@ -63,8 +65,8 @@ def run(
     plan = plan_run(config, datetime.now(UTC).date())
     directory = check_writable(config)
     with Lock(directory).held() as lock:
-        identity = open_run(directory, plan)
-        blocks = remaining_blocks(directory, plan)
+        identity = open_run(directory, plan, retry)
+        blocks = failed_blocks(directory) if retry else remaining_blocks(directory, plan)
         finished = load_summary(directory)
         if not blocks and finished is not None and not finished.pending:
             return finished
@@ -113,8 +115,10 @@ class _Run:
         save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
         if self._writer is not None:
             ray.get(self._writer.close.remote())
+        retire_failed(self._directory)
         if not snapshot.closed:
             self._settle()
+            retire_failed(self._directory)
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),
@@ -205,7 +209,7 @@ class _Run:
         actor = ray.remote(ClaimShard).options(num_cpus=0)
         shards = [actor.remote() for _ in range(self._config.claim_shards)]
         for name in self._directory.parts("rows"):
-            table = self._directory.read_table(name, ["row_id", "request_key", "source"])
+            table = self._directory.read_table(name, ["row_id", "request_key", "source", "status"])
             claim_committed(table, len(shards), lambda calls: hosts.ask_shards(shards, calls))
         return shards
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -93,14 +93,27 @@ def run(
 ) -> None:
     """Answer every row of the input; the same command again goes on where it stopped."""
     given = {"input.path": input_path, "output.path": output_path, "budget_usd": budget_usd}
-    resolved = _overridden(config, settings, given)
+    _run_and_report(_overridden(config, settings, given), as_json)
 
+
+@main.command()
+@click.argument("output", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@set_option
+def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
+    """Answer the rows in OUTPUT/errors once more, by OUTPUT/resolved.yaml and --set."""
+    given = {"output.path": output}
+    resolved = _overridden(f"{output.rstrip('/')}/resolved.yaml", settings, given)
+    _run_and_report(resolved, as_json, retry=True)
+
+
+def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.progress import progress_bar
     from jobs.summary import print_summary
 
     with _own_terminal() as terminal, progress_bar(terminal) as (watch, on_start):
-        summary = run_batch(resolved, watch, on_start, divert_stderr=True)
+        summary = run_batch(config, watch, on_start, divert_stderr=True, retry=retry)
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2))
     else:

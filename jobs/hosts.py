@@ -22,7 +22,7 @@ from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Route, Storage, Tier
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
-from pipelines.pending import is_pending, read_pending
+from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.sources import Block
@@ -67,8 +67,9 @@ class Intake:
         self._shards = shards
 
     def __call__(self, block: Block) -> pa.Table:
-        if is_pending(block):
-            table = read_pending(block, _directory(*self._output))
+        if is_leftover(block):
+            output = _directory(*self._output)
+            table = read_leftover(block, output, self._dialect, self._policy)
         else:
             fs = _filesystem(*self._source)
             table = read_block(block, self._dialect, self._schema, self._policy, fs)

@@ -13,8 +13,11 @@ import ray
 from pipelines.columns import merge
 from pipelines.config import VLLM, Input, Rules, RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.intake import (
-    Dialect,
+from pipelines.intake import Dialect
+from pipelines.keys import policy_digest
+from pipelines.prices import PriceList, price_list
+from pipelines.routing import build_policy
+from pipelines.scan import (
     Scan,
     check_columns,
     duplicates,
@@ -22,9 +25,6 @@ from pipelines.intake import (
     scan_block,
     scan_parquet_ids,
 )
-from pipelines.keys import policy_digest
-from pipelines.prices import PriceList, price_list
-from pipelines.routing import build_policy
 from pipelines.sources import (
     Block,
     InputFile,
@@ -85,7 +85,7 @@ def plan_run(config: RunConfig, today: date) -> Plan:
         raise UsageProblem(f"input.path: {config.input.path}: holds no rows; check the file")
     dialect = Dialect(
         columns=config.input.columns,
-        openai_batch=_is_openai_batch(config.input, files, blocks, fs),
+        format=_format(config.input, files, blocks, fs),
         ignore_model=config.input.ignore_model,
         tiers=tuple(tier.name for tier in config.tiers),
         defaults=config.sampling.given(),
@@ -132,16 +132,18 @@ def _check_model(key: str, engine: VLLM) -> None:
         )
 
 
-def _is_openai_batch(
-    config: Input, files: Sequence[InputFile], blocks: Sequence[Block], fs: Any
-) -> bool:
-    if config.format != "auto":
-        return config.format == "openai_batch"
-    if files[0].format != "jsonl":
-        return False
+def _format(config: Input, files: Sequence[InputFile], blocks: Sequence[Block], fs: Any) -> str:
+    """The one format of all files; OpenAI-batch lines are told by their members."""
+    formats = sorted({file.format for file in files})
+    if len(formats) > 1:
+        raise UsageProblem(
+            f"input.path: mixes {' and '.join(formats)} files; give them one at a time"
+        )
+    if config.format != "auto" or formats != ["jsonl"]:
+        return formats[0] if config.format == "auto" else config.format
     rows = (row for row in read_rows(blocks[0], fs) if isinstance(row, dict))
     first = next(rows, {})
-    return "custom_id" in first and "body" in first
+    return "openai_batch" if "custom_id" in first and "body" in first else "jsonl"
 
 
 def _inspect(
@@ -151,23 +153,19 @@ def _inspect(
     fs: Any,
 ) -> pa.Schema:
     """The schema of the user's columns; refuses duplicate ids on the way."""
-    parquet = [file for file in files if file.format == "parquet"]
-    text = [block for block in blocks if block.file.format != "parquet"]
-    if parquet and text:
-        raise UsageProblem("input.path: mixes Parquet and text files; give them one at a time")
-    if parquet:
-        schemas = [parquet_schema(file, fs).remove_metadata() for file in parquet]
+    if dialect.format == "parquet":
+        schemas = [parquet_schema(file, fs).remove_metadata() for file in files]
         try:
             schema = pa.unify_schemas(schemas, promote_options="permissive")
         except pa.ArrowException as error:
             raise UsageProblem(f"input.path: the files' schemas disagree ({error})") from error
         column = dialect.id_column
         if column in schema.names:
-            with_ids = [file for file, s in zip(parquet, schemas, strict=True) if column in s.names]
+            with_ids = [file for file, s in zip(files, schemas, strict=True) if column in s.names]
             digests = _each(scan_parquet_ids, [(f, column, fs) for f in with_ids], blocks)
             _refuse_duplicates(digests, blocks, dialect, fs)
         return schema
-    scans: list[Scan] = _each(scan_block, [(block, dialect, fs) for block in text], blocks)
+    scans: list[Scan] = _each(scan_block, [(block, dialect, fs) for block in blocks], blocks)
     _refuse_duplicates([scan.ids for scan in scans], blocks, dialect, fs)
     return merge(scan.votes for scan in scans)
 

@@ -33,16 +33,17 @@ class RunIdentity:
     resumed: bool
 
 
-def open_run(directory: Directory, plan: Plan) -> RunIdentity:
+def open_run(directory: Directory, plan: Plan, retry: bool = False) -> RunIdentity:
     """Begin a run in an empty OUTPUT, or go on with the same one.
 
     Raises:
-        UsageProblem: the directory holds a run of another input or configuration.
+        UsageProblem: the directory holds a run of another input or, unless its failed rows
+            are to be tried another way, of another configuration.
     """
-    fingerprint = _fingerprint(plan)
+    inputs, policy = _inputs(plan), plan.policy.hex()
     if directory.exists(_RUN):
         stored = json.loads(directory.read(_RUN))
-        if stored["fingerprint"] != fingerprint:
+        if stored["inputs"] != inputs or (stored["policy"] != policy and not retry):
             raise UsageProblem(
                 f"output.path: {directory.url}: holds run {stored['run_id']} of another input, "
                 "routing, model or sampling; choose another output or remove it"
@@ -50,7 +51,7 @@ def open_run(directory: Directory, plan: Plan) -> RunIdentity:
         run_id = stored["run_id"]
     else:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-        stored = {"run_id": run_id, "fingerprint": fingerprint}
+        stored = {"run_id": run_id, "inputs": inputs, "policy": policy}
         directory.write(_RUN, json.dumps(stored).encode())
     directory.write("resolved.yaml", dump_config(plan.config).encode())
     earlier = len(directory.names(_ATTEMPTS))
@@ -112,8 +113,7 @@ def _is_alive(owner: dict[str, Any]) -> bool:
     return bool(time.time() - owner["time"] < _STALE_S)
 
 
-def _fingerprint(plan: Plan) -> str:
-    """Of everything that must be the same for committed blocks to stay valid."""
+def _inputs(plan: Plan) -> str:
+    """A digest of how the input was cut and typed: what committed blocks rely on."""
     blocks = [[b.name, b.file.path, b.first_row, b.num_rows, b.start] for b in plan.blocks]
-    parts = [blocks, plan.policy.hex(), plan.schema.to_string(), plan.config.dedup]
-    return digest(canonical_json(parts)).hex()
+    return digest(canonical_json([blocks, plan.schema.to_string(), plan.config.dedup])).hex()

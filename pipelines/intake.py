@@ -2,22 +2,20 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipelines import columns as user_columns
 from pipelines.config import Columns
-from pipelines.errors import RowProblem, UsageProblem
-from pipelines.keys import KEY_BYTES, digest, request_key, row_id
+from pipelines.errors import RowProblem
+from pipelines.keys import request_key, row_id
 from pipelines.requests import REQUEST_FIELDS, Request, check
 from pipelines.schema import TRAVELLING, empty_columns
-from pipelines.sources import BadLine, Block, InputFile, Row, read_parquet, read_rows
+from pipelines.sources import BadLine, Block, Row, read_parquet, read_rows
 
 # Fields of an OpenAI-batch body that cannot change an answer.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
@@ -33,21 +31,25 @@ class Dialect:
     """How a row of this input is to be read."""
 
     columns: Columns
-    openai_batch: bool
+    format: str
     ignore_model: bool
     tiers: tuple[str, ...]
     defaults: Mapping[str, Any]
 
     @property
+    def openai_batch(self) -> bool:
+        return self.format == "openai_batch"
+
+    @property
     def id_column(self) -> str:
         return "custom_id" if self.openai_batch else self.columns.id
 
-    def request(self, row: Mapping[str, Any], text_cells: bool) -> Request | RowProblem:
-        """The checked request of one row. `text_cells`: its values are CSV cells."""
+    def request(self, row: Mapping[str, Any]) -> Request | RowProblem:
+        """The checked request of one row."""
         if self.openai_batch:
             return self._batch_request(row)
         fields = {name: _plain(row[name]) for name in REQUEST_FIELDS if name in row}
-        if text_cells:
+        if self.format == "csv":
             fields = {name: _from_cell(name, value) for name, value in fields.items()}
         messages = _decoded(_plain(row.get(self.columns.messages)))
         return check(row.get(self.columns.prompt), messages, fields)
@@ -74,52 +76,6 @@ class Dialect:
         return check(body.get("prompt"), body.get("messages"), fields, tier)
 
 
-@dataclass(frozen=True)
-class Scan:
-    """What reading a block before the run tells: column types, and the ids' digests."""
-
-    votes: dict[str, user_columns.Vote]
-    ids: np.ndarray
-
-
-def scan_block(block: Block, dialect: Dialect, fs: AbstractFileSystem) -> Scan:
-    """Look at a block of a text file before anything is spent."""
-    rows = [row for row in read_rows(block, fs) if isinstance(row, dict)]
-    ids = _id_digests(rows, dialect.id_column)
-    if block.file.format == "csv":
-        # CSV cells are text, and text they stay: a guess could change what they say.
-        return Scan({name: pa.string() for row in rows[:1] for name in row}, ids)
-    return Scan(user_columns.votes(rows, dialect.columns), ids)
-
-
-def scan_parquet_ids(file: InputFile, column: str, fs: AbstractFileSystem) -> np.ndarray:
-    """Digests of the ids of a Parquet file that has an id column."""
-    with fs.open(file.path, "rb") as source:
-        batches = pq.ParquetFile(source).iter_batches(columns=[column])
-        return np.concatenate(
-            [_id_digests(batch.to_pylist(), column) for batch in batches] or [_no_ids()]
-        )
-
-
-def duplicates(digests: Iterable[np.ndarray]) -> np.ndarray:
-    """The digests that occur more than once: shape (n,), dtype S17."""
-    ordered = np.sort(np.concatenate([*digests, _no_ids()]))
-    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-
-
-def rows_with_ids(
-    block: Block, dialect: Dialect, wanted: np.ndarray, fs: AbstractFileSystem
-) -> list[tuple[str, int]]:
-    """(id, ordinal) of the block's rows whose id is among the digests, for an error message."""
-    rows = _as_dicts(block, fs)
-    found = []
-    for offset, row in enumerate(rows):
-        given = _id_text(row.get(dialect.id_column)) if isinstance(row, dict) else None
-        if given is not None and np.isin(_padded(digest(given.encode())), wanted).item():
-            found.append((given, block.first_row + offset))
-    return found
-
-
 def read_block(
     block: Block, dialect: Dialect, schema: pa.Schema, policy: bytes, fs: AbstractFileSystem
 ) -> pa.Table:
@@ -134,52 +90,86 @@ def read_block(
     else:
         rows = read_rows(block, fs)
         table, unfit = _typed(rows, schema)
-    return _with_travelling(table, rows, unfit, block, dialect, policy)
+    names = [
+        (isinstance(row, dict) and id_text(row.get(dialect.id_column)))
+        or row_id(block.file.path, block.first_row + i)
+        for i, row in enumerate(rows)
+    ]
+    raws = None if block.file.format == "parquet" else [_raw(row) for row in rows]
+    requests = [_checked(row, unfit.get(i), dialect) for i, row in enumerate(rows)]
+    return with_travelling(table, block.name, names, requests, raws, dialect.defaults, policy)
 
 
-def _with_travelling(
+def read_again(
+    table: pa.Table, name: str, inputs: Sequence[str], dialect: Dialect, policy: bytes
+) -> pa.Table:
+    """Rows that were read before and failed, as `read_block` would make them.
+
+    Args:
+        table: the user's columns and `row_id`.
+        name: the block that the rows now form.
+        inputs: the rows as JSON, as `errors/` keeps them.
+    """
+    rows = [json.loads(text) for text in inputs]
+    requests = [_checked(_as_row(row), None, dialect) for row in rows]
+    names = table["row_id"].to_pylist()
+    user = table.drop_columns(["row_id"])
+    return with_travelling(user, name, names, requests, inputs, dialect.defaults, policy)
+
+
+def with_travelling(
     table: pa.Table,
-    rows: Sequence[Row],
-    unfit: Mapping[int, str],
-    block: Block,
-    dialect: Dialect,
+    block: str,
+    row_ids: Sequence[str],
+    requests: Sequence[Request | RowProblem],
+    raws: Sequence[str] | None,
+    defaults: Mapping[str, Any],
     policy: bytes,
 ) -> pa.Table:
-    names: dict[str, list[Any]] = {
-        name: [None] * len(rows)
-        for name in ("row_id", "request_key", "status", "error_kind", "error", "_request", "_raw")
+    """Append the travelling columns of rows that have just been checked.
+
+    Args:
+        raws: the rows as JSON, kept for those that are bad; None if `table` holds them whole.
+    """
+    columns = empty_columns(len(requests))
+    good = [request if isinstance(request, Request) else None for request in requests]
+    problems = [request if isinstance(request, RowProblem) else None for request in requests]
+    texts: dict[str, list[str | None]] = {
+        "row_id": list(row_ids),
+        "request_key": [None if r is None else request_key(r, policy).hex() for r in good],
+        "status": [None if p is None else "error" for p in problems],
+        "error_kind": [None if p is None else p.kind for p in problems],
+        "error": [None if p is None else p.message for p in problems],
+        "_block": [block] * len(requests),
+        "_request": [None if r is None else r.to_json() for r in good],
     }
-    shareable = [False] * len(rows)
-    text_cells = block.file.format == "csv"
-    for i, row in enumerate(rows):
-        given = row.get(dialect.id_column) if isinstance(row, dict) else None
-        names["row_id"][i] = _id_text(given) or row_id(block.file.path, block.first_row + i)
-        request = _checked(row, unfit.get(i), dialect, text_cells)
-        if isinstance(request, Request):
-            names["_request"][i] = request.to_json()
-            names["request_key"][i] = request_key(request, policy).hex()
-            shareable[i] = request.is_deterministic(dialect.defaults)
-        else:
-            names["status"][i] = "error"
-            names["error_kind"][i], names["error"][i] = request.kind, request.message
-            if block.file.format != "parquet":
-                names["_raw"][i] = json.dumps(row.text if isinstance(row, BadLine) else row)
-    columns = empty_columns(len(rows))
-    for name, values in names.items():
+    if raws is not None:
+        kept = zip(problems, raws, strict=True)
+        texts["_raw"] = [None if p is None else raw for p, raw in kept]
+    for name, values in texts.items():
         columns[name] = pa.array(values, pa.string())
-    columns["_shareable"] = pa.array(shareable)
-    columns["_block"] = pa.array([block.name] * len(rows), pa.string())
+    shareable = [r is not None and r.is_deterministic(defaults) for r in good]
+    columns["_shareable"] = pa.array(shareable, pa.bool_())
     for field in TRAVELLING:
         table = table.append_column(field, columns[field.name])
     return table
 
 
-def _checked(
-    row: Row, unfit: str | None, dialect: Dialect, text_cells: bool
-) -> Request | RowProblem:
+def _raw(row: Row) -> str:
+    return json.dumps(row.text if isinstance(row, BadLine) else row)
+
+
+def _as_row(value: Any) -> Row:
+    """The inverse of `_raw`."""
+    if isinstance(value, dict):
+        return value
+    return BadLine(str(value), RowProblem("invalid_row", "the line is no JSON object"))
+
+
+def _checked(row: Row, unfit: str | None, dialect: Dialect) -> Request | RowProblem:
     if isinstance(row, BadLine):
         return row.problem
-    request = dialect.request(row, text_cells)
+    request = dialect.request(row)
     if isinstance(request, Request) and unfit is not None:
         return RowProblem("invalid_row", f"column {unfit}: the value cannot be stored as text")
     return request
@@ -218,14 +208,9 @@ def _request_columns(table: pa.Table, dialect: Dialect) -> list[Row]:
     return table.select([n for n in table.column_names if n in wanted]).to_pylist()
 
 
-def _as_dicts(block: Block, fs: AbstractFileSystem) -> list[Row]:
-    if block.file.format == "parquet":
-        return read_parquet(block, fs).to_pylist()
-    return read_rows(block, fs)
-
-
-def _id_text(value: Any) -> str | None:
-    if value is None or isinstance(value, dict | list):
+def id_text(value: Any) -> str | None:
+    """A row's own id, or None if it brings none that can be stored."""
+    if value is None or value == "" or isinstance(value, dict | list):
         return None
     text = str(value)
     return text if text.isascii() or _is_storable(text) else None
@@ -237,21 +222,6 @@ def _is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def _id_digests(rows: Iterable[Mapping[str, Any]], column: str) -> np.ndarray:
-    texts = (_id_text(row.get(column)) for row in rows)
-    found = [_padded(digest(text.encode())) for text in texts if text is not None]
-    return np.array(found, dtype=_no_ids().dtype)
-
-
-def _no_ids() -> np.ndarray:
-    return np.empty(0, dtype=f"S{KEY_BYTES + 1}")
-
-
-def _padded(key: bytes) -> bytes:
-    """NumPy strips zero bytes from the end of strings; one more byte keeps them apart."""
-    return key + b"\1"
 
 
 def _plain(value: Any) -> Any:
@@ -285,24 +255,3 @@ def _from_cell(name: str, value: Any) -> Any:
         except ValueError:
             return value
     return _decoded(value)
-
-
-def check_columns(schema: pa.Schema, dialect: Dialect) -> None:
-    """Refuse an input whose columns cannot work.
-
-    Raises:
-        UsageProblem: no request column, or a column that results also have.
-    """
-    names = schema.names
-    needed = (
-        ["body"] if dialect.openai_batch else [dialect.columns.prompt, dialect.columns.messages]
-    )
-    if not set(needed) & set(names):
-        raise UsageProblem(
-            f"input: no column {' or '.join(needed)}; there are {', '.join(names) or 'none'}. "
-            "To fix: set input.columns.prompt or input.columns.messages to one of them"
-        )
-    if clash := [name for name in names if name in TRAVELLING.names]:
-        raise UsageProblem(
-            f"input: columns {', '.join(clash)} have names that the results use; rename them"
-        )

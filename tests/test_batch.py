@@ -137,6 +137,27 @@ def test_failed_rows_are_in_errors_with_their_input(make_config: MakeConfig) -> 
     assert_books_balance(config, summary)
 
 
+def test_a_retry_answers_what_failed_and_keeps_what_it_cost(make_config: MakeConfig) -> None:
+    """A cured cause cures the rows; a broken row stays broken; no row is lost or doubled."""
+    rows: list[dict[str, Any]] = [*prompts(200, distinct=120), {"id": "bad", "prompt": 7}]
+    config = make_config(rows, tiers=[tier("only", fail_every=7)])
+    first = run(config)
+    assert first.errors > 1
+    still = run(config, retry=True)
+    assert (still.rows, still.errors) == (201, first.errors), "nothing was cured"
+    cured = config.model_copy(update={"tiers": make_config(rows).tiers})
+    second = run(cured, retry=True)
+    assert (second.rows, second.ok, second.errors) == (201, 200, 1)
+    assert second.bill_nusd >= first.bill_nusd
+    found = answers(config)
+    assert found.pop("bad") is None
+    assert found == {f"r{i}": f"SAY {i % 120}" for i in range(200)}
+    assert results(config).sort_by("note")["note"].to_pylist()[:200] == list(range(200))
+    (left,) = Path(config.output.path, "errors").glob("*.parquet")
+    assert pq.read_table(left)["row_id"].to_pylist() == ["bad"]
+    assert_books_balance(config, second)
+
+
 def test_a_budget_stops_the_run_and_a_bigger_one_goes_on(make_config: MakeConfig) -> None:
     rows = prompts(300)
     whole = 300 * (2 * 500 + 2 * 1500) / 1e9

@@ -66,8 +66,11 @@ def test_rows_that_are_sampled_or_broken_follow_nobody() -> None:
 
 def test_rows_committed_before_a_restart_lead() -> None:
     key, shards = "ab" * 16, [ClaimShard()]
-    claim_committed(rows([key]).select(["row_id", "request_key", "source"]), 1, ask(shards))
-    assert following(claim_rows(rows([key], first=7), 1, ask(shards))) == [True]
+    failed = "cd" * 16
+    values = {"status": ["ok", "error"], "source": ["generated", None]}
+    committed = patch(rows([key, failed]), [0, 1], values)
+    claim_committed(committed, 1, ask(shards))
+    assert following(claim_rows(rows([key, failed], first=7), 1, ask(shards))) == [True, False]
 
 
 def test_a_claimed_key_takes_25_bytes() -> None:

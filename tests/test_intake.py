@@ -12,7 +12,8 @@ from conftest import MakeConfig, write_jsonl
 
 from jobs.preflight import plan_run
 from pipelines.errors import UsageProblem
-from pipelines.intake import duplicates, read_block
+from pipelines.intake import read_block
+from pipelines.scan import duplicates
 from pipelines.schema import user_columns
 
 FS = fsspec.filesystem("file")

@@ -10,15 +10,17 @@ from conftest import MakeConfig
 
 from pipelines import settle
 from pipelines.commit import commit_block, committed_blocks
-from pipelines.config import Storage
+from pipelines.config import Columns, Storage
+from pipelines.intake import Dialect
 from pipelines.ledger import bill_table
-from pipelines.pending import pending_blocks, read_pending
+from pipelines.leftovers import pending_blocks, read_leftover
 from pipelines.prices import PriceList, price_list
 from pipelines.pricing import price_rows
 from pipelines.schema import nano_dollars
 from pipelines.storage import Directory
 
 A, B = "aa" * 16, "bb" * 16
+DIALECT = Dialect(Columns(), "jsonl", False, ("only",), {})
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_pending_rows_come_back_as_they_were_before_routing(
     assert committed_blocks(directory) == {"0"}
     (left,) = pending_blocks(directory)
     assert (left.name, left.num_rows) == ("0.more", 1)
-    (row,) = read_pending(left, directory).to_pylist()
+    (row,) = read_leftover(left, directory, DIALECT, b"").to_pylist()
     assert (row["row_id"], row["request_key"], row["_request"]) == ("r0", A, "{}")
     assert (row["status"], row["tier"], row["cost_usd"]) == (None, None, None)
     committed(directory, prices, "0.more", answered(A, "r0"))

@@ -1,0 +1,105 @@
+"""Looking at an input before a run: its columns' types, and whether its ids are unique."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from pipelines import columns as user_columns
+from pipelines.errors import UsageProblem
+from pipelines.intake import Dialect, id_text
+from pipelines.keys import KEY_BYTES, digest
+from pipelines.schema import TRAVELLING
+from pipelines.sources import Block, InputFile, Row, read_parquet, read_rows
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What reading a block before the run tells: column types, and the ids' digests."""
+
+    votes: dict[str, user_columns.Vote]
+    ids: np.ndarray
+
+
+def scan_block(block: Block, dialect: Dialect, fs: AbstractFileSystem) -> Scan:
+    """Look at a block of a text file before anything is spent."""
+    rows = [row for row in read_rows(block, fs) if isinstance(row, dict)]
+    ids = _id_digests(rows, dialect.id_column)
+    if block.file.format == "csv":
+        # CSV cells are text, and text they stay: a guess could change what they say.
+        return Scan({name: pa.string() for row in rows[:1] for name in row}, ids)
+    return Scan(user_columns.votes(rows, dialect.columns), ids)
+
+
+def scan_parquet_ids(file: InputFile, column: str, fs: AbstractFileSystem) -> np.ndarray:
+    """Digests of the ids of a Parquet file that has an id column."""
+    with fs.open(file.path, "rb") as source:
+        batches = pq.ParquetFile(source).iter_batches(columns=[column])
+        return np.concatenate(
+            [_id_digests(batch.to_pylist(), column) for batch in batches] or [_no_ids()]
+        )
+
+
+def duplicates(digests: Iterable[np.ndarray]) -> np.ndarray:
+    """The digests that occur more than once: shape (n,), dtype S17."""
+    ordered = np.sort(np.concatenate([*digests, _no_ids()]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def rows_with_ids(
+    block: Block, dialect: Dialect, wanted: np.ndarray, fs: AbstractFileSystem
+) -> list[tuple[str, int]]:
+    """(id, ordinal) of the block's rows whose id is among the digests, for an error message."""
+    rows = _as_dicts(block, fs)
+    found = []
+    for offset, row in enumerate(rows):
+        given = id_text(row.get(dialect.id_column)) if isinstance(row, dict) else None
+        if given is not None and np.isin(_padded(digest(given.encode())), wanted).item():
+            found.append((given, block.first_row + offset))
+    return found
+
+
+def check_columns(schema: pa.Schema, dialect: Dialect) -> None:
+    """Refuse an input whose columns cannot work.
+
+    Raises:
+        UsageProblem: no request column, or a column that results also have.
+    """
+    names = schema.names
+    needed = (
+        ["body"] if dialect.openai_batch else [dialect.columns.prompt, dialect.columns.messages]
+    )
+    if not set(needed) & set(names):
+        raise UsageProblem(
+            f"input: no column {' or '.join(needed)}; there are {', '.join(names) or 'none'}. "
+            "To fix: set input.columns.prompt or input.columns.messages to one of them"
+        )
+    if clash := [name for name in names if name in TRAVELLING.names]:
+        raise UsageProblem(
+            f"input: columns {', '.join(clash)} have names that the results use; rename them"
+        )
+
+
+def _as_dicts(block: Block, fs: AbstractFileSystem) -> list[Row]:
+    if block.file.format == "parquet":
+        return read_parquet(block, fs).to_pylist()
+    return read_rows(block, fs)
+
+
+def _id_digests(rows: Iterable[Mapping[str, Any]], column: str) -> np.ndarray:
+    texts = (id_text(row.get(column)) for row in rows)
+    found = [_padded(digest(text.encode())) for text in texts if text is not None]
+    return np.array(found, dtype=_no_ids().dtype)
+
+
+def _no_ids() -> np.ndarray:
+    return np.empty(0, dtype=f"S{KEY_BYTES + 1}")
+
+
+def _padded(key: bytes) -> bytes:
+    """NumPy strips zero bytes from the end of strings; one more byte keeps them apart."""
+    return key + b"\1"

@@ -48,6 +48,10 @@ class Engine(Protocol):
         """Load the model. Raises what the engine raises; the run then ends."""
         ...
 
+    def refuse(self, request: Request) -> RowProblem | None:
+        """A problem that can be told without the model. A run of such rows loads none."""
+        ...
+
     async def answer(self, request: Request) -> Answer: ...
 
     async def stop(self) -> None: ...
@@ -69,6 +73,9 @@ class ScriptedEngine:
 
     async def start(self) -> None:
         pass
+
+    def refuse(self, request: Request) -> RowProblem | None:
+        return None
 
     async def answer(self, request: Request) -> Answer:
         async with self._slots:

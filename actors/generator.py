@@ -11,6 +11,7 @@ from actors.engine import Answer, Engine
 from actors.meter import Grant
 from pipelines.config import Tier
 from pipelines.cost import token_cost
+from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
 from pipelines.requests import Request, text_of
@@ -74,9 +75,12 @@ class Generator:
         at = rows_for_tier(table, self.tier.name)
         if not at:
             return table
-        texts = table["_request"].take(at).to_pylist()
-        await self.start()
-        answers = await asyncio.gather(*(self._answer(Request.from_json(t)) for t in texts))
+        requests = [Request.from_json(t) for t in table["_request"].take(at).to_pylist()]
+        refusals = [self._engine.refuse(request) for request in requests]
+        if None in refusals:
+            await self.start()
+        pairs = zip(requests, refusals, strict=True)
+        answers = await asyncio.gather(*(self._answer(*pair) for pair in pairs))
         self.report()
         return patch(table, at, self._columns(answers))
 
@@ -115,8 +119,10 @@ class Generator:
         await self._engine.start()
         self._load_ns = time.monotonic_ns() - began
 
-    async def _answer(self, request: Request) -> Answer | None:
+    async def _answer(self, request: Request, refusal: RowProblem | None) -> Answer | None:
         """The answer, or None if the budget does not allow one."""
+        if refusal is not None:
+            return Answer(problem=refusal, attempts=0)
         if not self._metered:
             answer = await self._engine.answer(request)
             self._unreported_nusd += self._count(answer)

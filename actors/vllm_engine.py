@@ -1,11 +1,13 @@
 """vLLM as an engine: continuous batching over `AsyncLLM`, one final output a request."""
 
 import asyncio
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.engine import Answer
@@ -13,7 +15,7 @@ from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock
 from pipelines.errors import RowProblem, RunFailure
-from pipelines.requests import Request
+from pipelines.requests import Request, text_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -25,6 +27,8 @@ _PASSED = (
 )  # fmt: skip
 _UNSUPPORTED = ("response_format", "tools", "tool_choice", "logprobs", "top_logprobs")
 _MAX_RESTARTS = 5
+_SUSPICIOUS_BYTES_PER_TOKEN = 8
+"""Text this long for its context is worth tokenizing before a model is loaded for it."""
 _HEADROOM = 1.125
 """Requests handed to vLLM per request that it runs, so that a slot never waits for Python."""
 
@@ -83,6 +87,21 @@ class VLLMEngine:
         self._model_defaults = self._llm.model_config.get_diff_sampling_param()
         self._tokenizer = self._llm.get_tokenizer()
 
+    def refuse(self, request: Request) -> RowProblem | None:
+        if problem := _unsupported({**self._defaults, **request.sampling}):
+            return problem
+        limit = _stated_context(self._config)
+        size = sum(len(text_of(m.get("content")).encode()) for m in request.messages)
+        if limit is None or size < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
+            return None
+        # Without torch, so in a fraction of the time; the exact check comes with the engine.
+        from transformers import PreTrainedTokenizerFast
+
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._config.model)
+        text = "".join(text_of(m.get("content")) for m in request.messages)
+        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _too_long(tokens, limit) if tokens > limit else None
+
     async def answer(self, request: Request) -> Answer:
         prepared = await self._prepare(request)
         if isinstance(prepared, RowProblem):
@@ -95,6 +114,8 @@ class VLLMEngine:
         self._tokenizing.shutdown(wait=False)
         if hasattr(self, "_llm"):
             self._llm.shutdown()
+            # Its destructor would shut it down once more, when the interpreter is half gone.
+            del self._llm
 
     def _set_environment(self) -> None:
         """CPU engines take their memory and threads from the environment, at import."""
@@ -117,11 +138,7 @@ class VLLMEngine:
             return RowProblem("template", f"the chat template refused the messages ({error})")
         room = self._max_model_len - len(tokens)
         if room < 1:
-            return RowProblem(
-                "context_length",
-                f"the prompt has {len(tokens)} tokens; the model holds {self._max_model_len} "
-                "with the answer. Shorten it or route it to a tier with a longer context",
-            )
+            return _too_long(len(tokens), self._max_model_len)
         params = _sampling_params(fields, room)
         return params if isinstance(params, RowProblem) else (tokens, params)
 
@@ -186,6 +203,24 @@ class VLLMEngine:
                 )
             dead.shutdown()
             await self.start()
+
+
+def _stated_context(config: VLLM) -> int | None:
+    """The context length that a local model's files or the configuration state."""
+    stated = config.engine_args.get("max_model_len")
+    file = Path(config.model, "config.json")
+    if stated is None and file.is_file():
+        stated = json.loads(file.read_text()).get("max_position_embeddings")
+    has_tokenizer = Path(config.model, "tokenizer.json").is_file()
+    return stated if isinstance(stated, int) and has_tokenizer else None
+
+
+def _too_long(tokens: int, limit: int) -> RowProblem:
+    return RowProblem(
+        "context_length",
+        f"the prompt has {tokens} tokens; the model holds {limit} with the answer. "
+        "Shorten it or route it to a tier with a longer context",
+    )
 
 
 def _unsupported(fields: dict[str, Any]) -> RowProblem | None:

@@ -130,6 +130,17 @@ def test_a_row_that_cannot_be_answered_is_a_problem_beside_answers(
     assert after.problem is None
 
 
+def test_what_needs_no_model_to_be_refused_is_refused_before_it_is_loaded() -> None:
+    config = VLLM(kind="vllm", model=MODEL, engine_args={"max_model_len": 512})
+    engine = VLLMEngine(config, {}, 1)
+    long, short = request("word " * 2000), request("word " * 2)
+    refused = engine.refuse(long)
+    assert refused is not None
+    assert refused.kind == "context_length"
+    assert engine.refuse(short) is None
+    assert engine.refuse(request("x", n=2)) is not None
+
+
 def test_a_shared_prefix_is_read_from_the_prefix_cache(running: Running) -> None:
     system = {"role": "system", "content": "Answer shortly and to the point. " * 12}
     asked = [Request([system, {"role": "user", "content": t}], {}) for t in TEXTS[:8]]

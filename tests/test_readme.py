@@ -1,0 +1,39 @@
+import re
+
+import yaml
+from conftest import ROOT
+
+from jobs.summary import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from pipelines.config import RunConfig
+from pipelines.schema import RESULT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_configuration_in_the_readme_is_valid() -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    RunConfig.model_validate(yaml.safe_load(text))
+
+
+def test_every_result_column_stands_in_the_readme() -> None:
+    named = set(re.findall(r"[a-z_0-9]+", README))
+    assert set(RESULT.names) <= named
+
+
+def test_the_exit_codes_are_those_of_the_readme() -> None:
+    assert (EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ERRORS, EXIT_BUDGET) == (0, 1, 2, 3, 4)
+    assert "Exit codes: 0 every row answered; 1 the run failed" in README
+    assert "2 usage or\nconfiguration" in README
+
+
+def test_the_map_names_real_files() -> None:
+    life = README.split("## The life of a row")[1].split("## Map")[0]
+    for name in re.findall(r"`([a-z]+/[a-z_]+\.py)`", life):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_two_commands_are_make_targets() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("demo", "test", "setup", "check"):
+        assert f"make {target}" in README
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)

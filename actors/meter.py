@@ -1,5 +1,6 @@
 """One run's running totals: progress for people, and the budget that nothing may pass."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,11 @@ Grant = Literal["granted", "wait", "closed"]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """Totals so far. `spent_nusd` includes the replicas' time up to their last report."""
+    """Totals so far.
+
+    `spent_nusd` includes the replicas' time up to their last report; `first_commit_at` is in
+    seconds since the epoch, as the meter's machine tells them.
+    """
 
     counts: dict[str, int]
     tokens: int
@@ -21,6 +26,7 @@ class Snapshot:
     replicas: dict[str, Replica]
     closed: bool
     warnings: list[str]
+    first_commit_at: float | None
 
 
 class RunMeter:
@@ -39,6 +45,7 @@ class RunMeter:
         self._replicas: dict[str, Replica] = {}
         self._closed = False
         self._warnings: list[str] = []
+        self._first_commit_at: float | None = None
 
     def reserve(self, nusd: int) -> Grant:
         """Ask to spend up to so much. Once closed it stays closed."""
@@ -61,6 +68,8 @@ class RunMeter:
         self._replicas[name] = replica
 
     def count(self, counts: dict[str, int]) -> None:
+        if self._first_commit_at is None:
+            self._first_commit_at = time.time()
         self._counts.update(counts)
 
     def warn(self, message: str) -> None:
@@ -77,6 +86,7 @@ class RunMeter:
             dict(self._replicas),
             self._closed,
             list(self._warnings),
+            self._first_commit_at,
         )
 
     def _spent(self) -> int:

@@ -97,7 +97,7 @@ class _Run:
         self._plan, self._config = plan, plan.config
         self._directory, self._identity = directory, identity
         self._lock, self._watch = lock, watch
-        self._started = time.monotonic()
+        self._started = time.time()
         self._logs = logs
         self._meter = (
             ray.remote(RunMeter)
@@ -111,10 +111,10 @@ class _Run:
         with self._watched():
             if blocks:
                 self._stream(blocks)
-        snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
-        save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
         if self._writer is not None:
             ray.get(self._writer.close.remote())
+        snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
+        save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
         retire_failed(self._directory)
         if not snapshot.closed:
             self._settle()
@@ -133,10 +133,11 @@ class _Run:
             plan=self._plan,
             bill_nusd=bill_nusd,
             overheads=overheads,
-            wall_s=time.monotonic() - self._started,
+            wall_s=time.time() - self._started,
+            start_s=(snapshot.first_commit_at or time.time()) - self._started,
             logs=str(self._logs),
             claimed=self._claimed(),
-            warnings=ray.get(self._meter.snapshot.remote()).warnings,
+            warnings=snapshot.warnings,
         )
 
     def _stream(self, blocks: list[Block]) -> None:
@@ -161,16 +162,15 @@ class _Run:
             ) from error
 
     def _settle(self) -> None:
-        """Followers get their leader's answer, in tasks that may run anywhere."""
+        """Followers get their leader's answer: here if they are few, else in Ray tasks."""
         passes = plan_passes(self._directory)
-        task = ray.remote(settle_pass)
         prices, run_id = self._plan.prices, self._identity.run_id
-        ray.get(
-            [
-                task.remote(self._directory, number, keys, prices, run_id)
-                for number, keys in enumerate(passes)
-            ]
-        )
+        calls = [(self._directory, i, keys, prices, run_id) for i, keys in enumerate(passes)]
+        if len(calls) == 1:
+            settle_pass(*calls[0])
+        else:
+            task = ray.remote(settle_pass)
+            ray.get([task.remote(*call) for call in calls])
         forget_followers(self._directory)
 
     def _stages(self, blocks: list[Block]) -> list[Stage]:

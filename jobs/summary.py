@@ -21,7 +21,8 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ERRORS, EXIT_BUDGET = range(5)
 class Summary:
     """One run's totals. Tokens are those that engines computed; money is in US dollars.
 
-    `bill_usd` holds everything: rows and overheads. `saved_usd` is None where no baseline
+    `start_s` is from the start of the run to its first committed block. `bill_usd` holds
+    everything: rows and overheads. `saved_usd` is None where no baseline
     price is known, because a saving that was not measured is not claimed.
     """
 
@@ -43,6 +44,7 @@ class Summary:
     baseline_usd: float | None
     saved_usd: float | None
     wall_s: float
+    start_s: float
     rows_per_s: float
     engines: list[dict[str, Any]]
     claimed_keys: int
@@ -66,6 +68,7 @@ def summarize(
     bill_nusd: int,
     overheads: list[dict[str, Any]],
     wall_s: float,
+    start_s: float,
     logs: str,
     claimed: tuple[int, int],
     warnings: list[str],
@@ -93,6 +96,7 @@ def summarize(
         baseline_usd=None if baseline_nusd is None else baseline_nusd / NUSD,
         saved_usd=None if baseline_nusd is None else (baseline_nusd - bill_nusd) / NUSD,
         wall_s=round(wall_s, 3),
+        start_s=round(start_s, 3),
         rows_per_s=round(totals["rows"] / wall_s, 1) if wall_s else 0.0,
         engines=_engines(directory, identity.attempt_id),
         claimed_keys=keys,
@@ -143,7 +147,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
-    table.add_row("time", f"{summary.wall_s:,.1f} s", f"{summary.rows_per_s:,.1f} rows/s")
+    start = f"{summary.rows_per_s:,.1f} rows/s, the first of them after {summary.start_s:,.1f} s"
+    table.add_row("time", f"{summary.wall_s:,.1f} s", start)
     for warning in summary.warnings:
         table.add_row("[yellow]warning[/yellow]", "", warning)
     table.add_row("output", "", summary.output)

@@ -17,22 +17,17 @@ from jobs import hosts
 from jobs.cluster import connect
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
-from jobs.summary import Summary, load_summary, summarize
+from jobs.settling import settle
+from jobs.summary import Summary, load_summary, remove_summary, summarize
 from pipelines.chain import Stage, run_chain
-from pipelines.commit import committed_blocks
+from pipelines.commit import committed_blocks, sweep
 from pipelines.config import VLLM, RunConfig, Tier
-from pipelines.errors import RunFailure
+from pipelines.errors import RunFailure, UsageProblem
 from pipelines.ledger import overhead_lines
 from pipelines.leftovers import failed_blocks, pending_blocks, retire_failed
 from pipelines.openai_batch import write_openai_batch
 from pipelines.prices import nano_dollars
-from pipelines.settle import (
-    committed_time,
-    forget_followers,
-    plan_passes,
-    settle_pass,
-    write_bill,
-)
+from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.sources import Block
 from pipelines.storage import Directory
 
@@ -66,10 +61,19 @@ def run(
     directory = check_writable(config)
     with Lock(directory).held() as lock:
         identity = open_run(directory, plan, retry)
-        blocks = failed_blocks(directory) if retry else remaining_blocks(directory, plan)
+        drop_settled(directory)
+        sweep(directory)
+        retire_failed(directory)
+        blocks = remaining_blocks(directory, plan)
         finished = load_summary(directory)
+        if retry:
+            if blocks or finished is None or finished.pending:
+                raise UsageProblem(f"{config.output.path}: the run is not finished; run it first")
+            blocks = failed_blocks(directory)
         if not blocks and finished is not None and not finished.pending:
             return finished
+        # From here to the end of the run there is no summary to mistake for its own.
+        remove_summary(directory)
         if on_start:
             on_start(sum(block.num_rows for block in blocks))
         logs = connect(divert_stderr)
@@ -111,28 +115,26 @@ class _Run:
         with self._watched():
             if blocks:
                 self._stream(blocks)
-        if self._writer is not None:
-            ray.get(self._writer.close.remote())
+        self._close_cache()
         snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
         save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
         retire_failed(self._directory)
         if not snapshot.closed:
-            self._settle()
+            settle(self._directory, self._plan.prices, self._identity.run_id)
             retire_failed(self._directory)
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),
             self._plan.prices.tiers,
         )
-        bill_nusd = write_bill(self._directory, overheads)
+        bill = write_bill(self._directory, overheads)
         if self._config.output.openai_batch and self._plan.dialect.openai_batch:
             write_openai_batch(self._directory)
         return summarize(
             directory=self._directory,
             identity=self._identity,
             plan=self._plan,
-            bill_nusd=bill_nusd,
-            overheads=overheads,
+            bill=bill,
             wall_s=time.time() - self._started,
             start_s=(snapshot.first_commit_at or time.time()) - self._started,
             logs=str(self._logs),
@@ -160,18 +162,6 @@ class _Run:
                 f"{_reason(error)}\nWhat is committed stays; run the same command again to go "
                 f"on. Logs: {self._logs}"
             ) from error
-
-    def _settle(self) -> None:
-        """Followers get their leader's answer: here if they are few, else in Ray tasks."""
-        passes = plan_passes(self._directory)
-        prices, run_id = self._plan.prices, self._identity.run_id
-        calls = [(self._directory, i, keys, prices, run_id) for i, keys in enumerate(passes)]
-        if len(calls) == 1:
-            settle_pass(*calls[0])
-        else:
-            task = ray.remote(settle_pass)
-            ray.get([task.remote(*call) for call in calls])
-        forget_followers(self._directory)
 
     def _stages(self, blocks: list[Block]) -> list[Stage]:
         config = self._config
@@ -220,6 +210,16 @@ class _Run:
         warn = hosts.RemoteMeter(self._meter).warn
         writer = ray.remote(CacheWriter).options(num_cpus=0)
         return writer.remote(cache, self._config.storage, warn)
+
+    def _close_cache(self) -> None:
+        """A writer that died has lost entries, not answers."""
+        if self._writer is None:
+            return
+        try:
+            ray.get(self._writer.close.remote())
+        except ray.exceptions.RayError as error:
+            problem = f"response cache: its writer died, new answers are not kept: {_reason(error)}"
+            ray.get(self._meter.warn.remote(problem))
 
     def _claimed(self) -> tuple[int, int]:
         sizes = ray.get([shard.size.remote() for shard in self._shards])

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from jobs.preflight import Plan
 from jobs.run_state import RunIdentity, load_replicas
+from pipelines.commit import FOLLOWERS, PENDING
+from pipelines.errors import RunFailure
 from pipelines.prices import NUSD
 from pipelines.settle import count_rows
 from pipelines.storage import Directory
@@ -65,8 +67,7 @@ def summarize(
     directory: Directory,
     identity: RunIdentity,
     plan: Plan,
-    bill_nusd: int,
-    overheads: list[dict[str, Any]],
+    bill: dict[str, int],
     wall_s: float,
     start_s: float,
     logs: str,
@@ -75,14 +76,17 @@ def summarize(
 ) -> Summary:
     """Count what is committed, and write `summary.json`."""
     totals = count_rows(directory)
+    pending = plan.num_rows - totals["rows"]
+    _check_books(directory, totals, pending, bill)
     baseline_nusd = totals["baseline_nusd"] if plan.prices.baseline else None
+    bill_nusd = sum(bill.values())
     keys, held = claimed
     summary = Summary(
         run_id=identity.run_id,
         rows=plan.num_rows,
         ok=totals["ok"],
         errors=totals["errors"],
-        pending=plan.num_rows - totals["rows"],
+        pending=pending,
         by_source=totals["by_source"],
         by_tier={t: _tier(counts) for t, counts in totals["by_tier"].items()},
         by_error=totals["by_error"],
@@ -91,7 +95,7 @@ def summarize(
         completion_tokens=totals["completion_tokens"],
         bill_usd=bill_nusd / NUSD,
         bill_nusd=bill_nusd,
-        overhead_usd=_overheads(overheads),
+        overhead_usd={k: nusd / NUSD for k, nusd in bill.items() if k != "row"},
         baseline=plan.config.baseline,
         baseline_usd=None if baseline_nusd is None else baseline_nusd / NUSD,
         saved_usd=None if baseline_nusd is None else (baseline_nusd - bill_nusd) / NUSD,
@@ -115,6 +119,10 @@ def load_summary(directory: Directory) -> Summary | None:
     if not directory.exists(_FILE):
         return None
     return Summary(**json.loads(directory.read(_FILE)))
+
+
+def remove_summary(directory: Directory) -> None:
+    directory.remove(_FILE)
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -156,6 +164,26 @@ def print_summary(summary: Summary, console: Console) -> None:
     console.print(table)
 
 
+def _check_books(
+    directory: Directory,
+    totals: dict[str, Any],
+    pending: int,
+    bill: dict[str, int],
+) -> None:
+    """Raises: RunFailure if a row or a nano-dollar is not where it should be."""
+    kept = sum(directory.num_rows(p) for f in (PENDING, FOLLOWERS) for p in directory.parts(f))
+    if pending != kept:
+        raise RunFailure(
+            f"{directory.url}: {pending} rows have no result and {kept} are kept for later; "
+            "please report this, and keep the directory"
+        )
+    if bill.get("row", 0) != totals.get("rows_cost_nusd", 0):
+        raise RunFailure(
+            f"{directory.url}: rows cost {totals['rows_cost_nusd']} nano-dollars and are billed "
+            f"{bill.get('row', 0)}; please report this, and keep the directory"
+        )
+
+
 def _tier(counts: dict[str, int]) -> dict[str, Any]:
     return {
         "rows": counts["rows"],
@@ -163,13 +191,6 @@ def _tier(counts: dict[str, int]) -> dict[str, Any]:
         "completion_tokens": counts["completion_tokens"],
         "cost_usd": counts["cost_nusd"] / NUSD,
     }
-
-
-def _overheads(lines: list[dict[str, Any]]) -> dict[str, float]:
-    totals: dict[str, int] = {}
-    for line in lines:
-        totals[line["kind"]] = totals.get(line["kind"], 0) + line["cost_nusd"]
-    return {kind: nusd / NUSD for kind, nusd in totals.items()}
 
 
 def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from pipelines.config import Columns
 from pipelines.errors import RowProblem
-from pipelines.requests import SAMPLING_FIELDS, check
+from pipelines.requests import check
 
 JSON_TEXT = {b"nightmill": b"json"}
 _JSON_FIELD_TYPE = "json"
@@ -77,7 +77,7 @@ def _vote(name: str, rows: Sequence[Mapping[str, Any]], columns: Columns) -> Vot
         return pa.string()
     if name == columns.messages:
         return _messages_vote(values)
-    if name in SAMPLING_FIELDS or name == "max_completion_tokens":
+    if name in columns.sampling:
         expected = _FIELD_TYPES.get(name, pa.int64())
         return _sampling_vote(name, values, expected)
     return _inferred(values)

@@ -1,8 +1,8 @@
 """The write step: a block's rows become durable together, under the block's own name.
 
 Everything a block leaves is written before its part in `rows/`, which is the mark that the
-block is done. Writing a block twice replaces it by itself, so that a task which Ray runs
-again, or a run that is started again, adds nothing twice.
+block is done. Writing a block twice replaces all that it left, so that a task which Ray runs
+again adds nothing twice; what a killed start left without the mark is swept away by the next.
 """
 
 import json
@@ -44,9 +44,7 @@ def part(folder: str, block: str) -> str:
 
 def committed_blocks(directory: Directory) -> set[str]:
     """Names of the blocks whose part in `rows/` exists."""
-    return {
-        name.removeprefix("rows/part-").removesuffix(".parquet") for name in directory.parts("rows")
-    }
+    return {block_of(path) for path in directory.parts("rows")}
 
 
 def commit_block(directory: Directory, block: str, table: pa.Table) -> Counts:
@@ -59,10 +57,8 @@ def commit_block(directory: Directory, block: str, table: pa.Table) -> Counts:
     pending = pc.fill_null(pc.equal(table["status"], "pending"), False)
     done = table.filter(pc.invert(pc.or_(following, pending)))
     followers, left = table.filter(following), table.filter(pending)
-    if followers.num_rows:
-        directory.write_table(part(FOLLOWERS, block), followers)
-    if left.num_rows:
-        directory.write_table(part(PENDING, block), left)
+    _replace(directory, part(FOLLOWERS, block), followers)
+    _replace(directory, part(PENDING, block), left)
     write_done(directory, block, done)
     ok = int(pc.sum(pc.equal(done["status"], "ok")).as_py() or 0)
     cached = int(pc.sum(pc.match_substring(done["source"], "cache")).as_py() or 0)
@@ -72,23 +68,53 @@ def commit_block(directory: Directory, block: str, table: pa.Table) -> Counts:
 def write_done(directory: Directory, name: str, done: pa.Table) -> None:
     """Write finished rows with their errors and their lines of the bill; `rows/` comes last."""
     failed = done.filter(pc.equal(done["status"], "error"))
-    if failed.num_rows:
-        directory.write_table(part("errors", name), _errors(failed))
-    if done.num_rows:
-        directory.write_table(part(BILL_PARTS, name), _bill_lines(done))
+    _replace(directory, part("errors", name), _errors(failed))
+    _replace(directory, part(BILL_PARTS, name), _bill_lines(done))
     directory.write_table(part("rows", name), result_table(done))
 
 
+def sweep(directory: Directory) -> None:
+    """Remove what a killed start left of blocks that it did not finish."""
+    done = committed_blocks(directory)
+    for folder in ("errors", BILL_PARTS, FOLLOWERS, PENDING):
+        for path in directory.parts(folder):
+            if block_of(path) not in done:
+                directory.remove(path)
+
+
+def block_of(path: str) -> str:
+    """The block that a part belongs to: the inverse of `part`."""
+    return path.rsplit("/part-", 1)[1].removesuffix(".parquet")
+
+
+def _replace(directory: Directory, path: str, table: pa.Table) -> None:
+    if table.num_rows:
+        directory.write_table(path, table)
+    else:
+        directory.remove(path)
+
+
 def _errors(failed: pa.Table) -> pa.Table:
-    raw = failed["_raw"].to_pylist()
-    rows = user_columns(failed).to_pylist() or [{}] * failed.num_rows
+    user = user_columns(failed)
     inputs = [
-        given if given is not None else json.dumps(row, default=str)
-        for given, row in zip(raw, rows, strict=True)
+        raw if raw is not None else _as_json(user.slice(i, 1))
+        for i, raw in enumerate(failed["_raw"].to_pylist())
     ]
-    names = [name for name in ERRORS.names if name != "input"]
-    columns: dict[str, Any] = {name: failed[name] for name in names}
-    return pa.table({**columns, "input": inputs}).select(ERRORS.names).cast(ERRORS)
+    columns: dict[str, Any] = {name: failed[name] for name in ERRORS.names if name != "input"}
+    columns["attempts"] = pc.fill_null(columns["attempts"], 0)
+    columns["input"] = pa.array(inputs, pa.string())
+    return pa.table(columns).select(ERRORS.names).cast(ERRORS)
+
+
+def _as_json(row: pa.Table) -> str:
+    values = {}
+    for name in row.column_names:
+        try:
+            values[name] = row[name][0].as_py()
+        # A value that Arrow holds and Python does not: broken UTF-8, a date of the year 30,000.
+        except (ValueError, OverflowError) as error:
+            values[name] = f"unreadable: {error}"
+    return json.dumps(values, default=str)
 
 
 def _bill_lines(done: pa.Table) -> pa.Table:

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from pipelines.errors import UsageProblem
-from pipelines.requests import SamplingFields
+from pipelines.requests import REQUEST_FIELDS, SamplingFields
 
 InputFormat = Literal["auto", "parquet", "jsonl", "csv", "openai_batch"]
 Placement = Literal["cloud", "private", "edge"]
@@ -40,6 +40,12 @@ class Storage(Section):
 class Columns(Section):
     """What the user's columns are called. Sampling fields keep OpenAI's names."""
 
+    sampling: tuple[str, ...] = Field(
+        REQUEST_FIELDS,
+        description="sampling fields that are read from columns; leave out those whose names "
+        "mean something else in your data",
+    )
+
     id: str = "id"
     prompt: str = "prompt"
     messages: str = "messages"
@@ -55,6 +61,15 @@ class Input(Section):
     ignore_model: bool = Field(
         False, description="OpenAI-batch input: route rows that name a model which is no tier"
     )
+
+    @model_validator(mode="after")
+    def fields_exist(self) -> "Input":
+        if unknown := sorted(set(self.columns.sampling) - set(REQUEST_FIELDS)):
+            raise ValueError(
+                f"columns.sampling: {', '.join(unknown)}: no sampling field; they are "
+                f"{', '.join(REQUEST_FIELDS)}"
+            )
+        return self
 
 
 class Output(Section):

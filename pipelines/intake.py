@@ -48,7 +48,7 @@ class Dialect:
         """The checked request of one row."""
         if self.openai_batch:
             return self._batch_request(row)
-        fields = {name: _plain(row[name]) for name in REQUEST_FIELDS if name in row}
+        fields = {name: _plain(row[name]) for name in self.columns.sampling if name in row}
         if self.format == "csv":
             fields = {name: _from_cell(name, value) for name, value in fields.items()}
         messages = _decoded(_plain(row.get(self.columns.messages)))

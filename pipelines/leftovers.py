@@ -7,7 +7,7 @@ like committing any other.
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.commit import BILL_PARTS, PENDING, committed_blocks, part
+from pipelines.commit import BILL_PARTS, PENDING, block_of, committed_blocks, part
 from pipelines.intake import Dialect, read_again
 from pipelines.schema import INTERNAL, RESULT
 from pipelines.sources import Block, InputFile
@@ -26,7 +26,7 @@ def pending_blocks(directory: Directory) -> list[Block]:
     done = committed_blocks(directory)
     blocks = []
     for path in directory.parts(PENDING):
-        following = f"{_block_of(path)}.more"
+        following = f"{block_of(path)}.more"
         if following in done:
             directory.remove(path)
         else:
@@ -36,9 +36,8 @@ def pending_blocks(directory: Directory) -> list[Block]:
 
 def failed_blocks(directory: Directory) -> list[Block]:
     """The rows in `errors/`."""
-    retire_failed(directory)
     return [
-        _block(directory, f"{_block_of(path)}.retry", path, _FAILED)
+        _block(directory, f"{block_of(path)}.retry", path, _FAILED)
         for path in directory.parts("errors")
     ]
 
@@ -51,7 +50,7 @@ def retire_failed(directory: Directory) -> None:
     """
     done = committed_blocks(directory)
     for path in directory.parts("errors"):
-        block = _block_of(path)
+        block = block_of(path)
         if f"{block}.retry" not in done:
             continue
         rows = directory.read_table(part("rows", block))
@@ -68,7 +67,7 @@ def read_leftover(block: Block, directory: Directory, dialect: Dialect, policy: 
     if block.file.format == _PENDING:
         return _read_pending(block, directory)
     errors = directory.read_table(block.file.path, ["row_id", "input"])
-    rows = directory.read_table(part("rows", _block_of(block.file.path)))
+    rows = directory.read_table(part("rows", block_of(block.file.path)))
     rows = rows.filter(pc.equal(rows["status"], "error"))
     at = pc.index_in(rows["row_id"], value_set=errors["row_id"].combine_chunks())
     inputs = errors["input"].take(at).to_pylist()
@@ -95,9 +94,4 @@ def _as_retry(bill: pa.Table, gone: pa.ChunkedArray) -> pa.Table:
 
 
 def _block(directory: Directory, name: str, path: str, kind: str) -> Block:
-    rows = directory.read_table(path, ["row_id"]).num_rows
-    return Block(name, InputFile(-1, path, kind), 0, rows)
-
-
-def _block_of(path: str) -> str:
-    return path.rsplit("/part-", 1)[1].removesuffix(".parquet")
+    return Block(name, InputFile(-1, path, kind), 0, directory.num_rows(path))

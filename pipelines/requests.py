@@ -50,9 +50,8 @@ class SamplingFields(BaseModel):
         return self.model_dump(exclude_none=True)
 
 
-SAMPLING_FIELDS = tuple(SamplingFields.model_fields)
 _ALIASES = {"max_completion_tokens": "max_tokens"}
-REQUEST_FIELDS = (*SAMPLING_FIELDS, *_ALIASES)
+REQUEST_FIELDS = (*SamplingFields.model_fields, *_ALIASES)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.commit import BILL_PARTS, FOLLOWERS, STATE, write_done
+from pipelines.keys import canonical_json, digest
 from pipelines.ledger import Committed, bill_table
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
@@ -23,48 +24,97 @@ _ANSWER = (
     "error_kind", "error",
 )  # fmt: skip
 _BILL_DRAFT = f"{STATE}/bill.draft"
-_LEADERS_AT_ONCE = 100_000
-"""Bounds the memory of settling: more followed leaders are settled in several passes."""
+_SETTLED = f"{STATE}/settled"
+_FOLLOWERS_AT_ONCE = 100_000
+"""Bounds the memory of settling one partition."""
 
 
-def plan_passes(directory: Directory) -> list[np.ndarray]:
-    """The followed keys, cut into what one pass settles: sorted arrays of dtype S32."""
-    parts = directory.parts(FOLLOWERS)
-    if not parts:
-        return []
-    columns = [_keys(directory.read_table(name, ["request_key"])) for name in parts]
-    followed = np.unique(np.concatenate(columns))
-    return np.array_split(followed, -(-len(followed) // _LEADERS_AT_ONCE))
+class Partitions:
+    """How one settling divides its keys.
 
-
-def settle_pass(
-    directory: Directory, number: int, keys: np.ndarray, prices: PriceList, run_id: str
-) -> None:
-    """Write the followers of these keys with their leader's answer, or their leader's error.
-
-    Passes share nothing and may run beside each other. Each is safe to repeat: a part is
-    named after its block and the pass.
+    Each partition is settled alone and leaves one part, named after the settling and the
+    partition: the same followers make the same names, so that settling again after a kill
+    replaces what was there.
     """
-    leaders = _leaders(directory, keys)
-    for name in directory.parts(FOLLOWERS):
-        followers = _having(directory.read_table(name), keys)
-        if followers.num_rows:
-            block = name.removeprefix(f"{FOLLOWERS}/part-").removesuffix(".parquet")
-            answered = price_rows(_answered(followers, leaders), prices, run_id)
-            write_done(directory, f"{block}.followers{number}", answered)
+
+    def __init__(self, directory: Directory) -> None:
+        self.parts = directory.parts(FOLLOWERS)
+        rows = sum(directory.num_rows(path) for path in self.parts)
+        self.count = max(-(-rows // _FOLLOWERS_AT_ONCE), 1)
+        self._name = digest(canonical_json([self.parts, rows])).hex()[:12]
+
+    def part(self, partition: int) -> str:
+        """The block name of what one partition leaves."""
+        return f"settled-{self._name}-{partition}"
+
+
+def follower_partitions(directory: Directory, paths: list[str], count: int) -> list[pa.Table]:
+    """The followers of these parts by partition of their key."""
+    return _partitioned(pa.concat_tables([directory.read_table(path) for path in paths]), count)
+
+
+def leader_partitions(
+    directory: Directory, paths: list[str], followed: np.ndarray, count: int
+) -> list[pa.Table]:
+    """The answers in these parts that somebody follows, by partition of their key.
+
+    Args:
+        followed: `key_numbers` of all followers, sorted.
+    """
+    schema = pa.schema([RESULT.field(name) for name in ("request_key", *_ANSWER)])
+    found = [schema.empty_table()]
+    for path in paths:
+        table = directory.read_table(path, ["request_key", "source", *_ANSWER])
+        leading = pc.invert(pc.fill_null(pc.equal(table["source"], "duplicate"), False))
+        table = table.filter(leading).select(schema.names)
+        numbers = key_numbers(table)
+        at = np.minimum(np.searchsorted(followed, numbers), len(followed) - 1)
+        found.append(table.filter(pa.array(followed[at] == numbers)))
+    return _partitioned(pa.concat_tables(found), count)
+
+
+def settle_partition(
+    directory: Directory,
+    name: str,
+    followers: list[pa.Table],
+    leaders: list[pa.Table],
+    prices: PriceList,
+    run_id: str,
+) -> None:
+    """Write the followers of one partition with their leader's answer, or its error."""
+    waiting = pa.concat_tables(followers)
+    if waiting.num_rows:
+        # A key that failed and was answered later has two leaders; the answer counts.
+        answers = pa.concat_tables(leaders).sort_by([("status", "descending")])
+        write_done(directory, name, price_rows(_answered(waiting, answers), prices, run_id))
 
 
 def forget_followers(directory: Directory) -> None:
-    """To be called when every pass is done."""
-    directory.remove(FOLLOWERS)
+    """To be called when every partition is settled; the mark goes before the parts."""
+    directory.write(_SETTLED, b"")
+    drop_settled(directory)
 
 
-def write_bill(directory: Directory, overheads: list[dict[str, Any]]) -> int:
-    """Join the parts of the bill and the overheads into `bill.parquet`; returns its total.
+def drop_settled(directory: Directory) -> None:
+    """Finish a `forget_followers` that a kill interrupted."""
+    if directory.exists(_SETTLED):
+        directory.remove(FOLLOWERS)
+        directory.remove(_SETTLED)
 
-    The total is in nano-dollars.
+
+def key_numbers(table: pa.Table) -> np.ndarray:
+    """The first 8 bytes of each request key as a number; 0 for a row without one."""
+    keys = pc.fill_null(pc.utf8_slice_codeunits(table["request_key"], 0, 16), "0" * 16)
+    raw = bytes.fromhex("".join(keys.to_pylist()))
+    return np.frombuffer(raw, dtype=">u8").astype(np.uint64)
+
+
+def write_bill(directory: Directory, overheads: list[dict[str, Any]]) -> dict[str, int]:
+    """Join the parts of the bill and the overheads into `bill.parquet`.
+
+    Returns its totals in nano-dollars, by kind of line.
     """
-    total = 0
+    totals: Counter[str] = Counter()
     with (
         directory.fs.open(directory.path(_BILL_DRAFT), "wb") as sink,
         pq.ParquetWriter(sink, BILL, compression="zstd") as writer,
@@ -72,9 +122,11 @@ def write_bill(directory: Directory, overheads: list[dict[str, Any]]) -> int:
         for table in chain(_tables(directory, BILL_PARTS), [bill_table(overheads)]):
             if table.num_rows:
                 writer.write_table(table)
-                total += int(pc.sum(table["cost_nusd"]).as_py())
+                by_kind = table.group_by("kind").aggregate([("cost_nusd", "sum")])
+                for line in by_kind.to_pylist():
+                    totals[line["kind"]] += line["cost_nusd_sum"]
     directory.fs.mv(directory.path(_BILL_DRAFT), directory.path("bill.parquet"))
-    return total
+    return dict(totals)
 
 
 def committed_time(directory: Directory) -> dict[tuple[str, str], Committed]:
@@ -129,19 +181,9 @@ def count_rows(directory: Directory) -> dict[str, Any]:
     }
 
 
-def _leaders(directory: Directory, keys: np.ndarray) -> pa.Table:
-    """The answers of these keys, one row each, ordered by key."""
-    columns = ["request_key", "source", *_ANSWER]
-    found = []
-    for table in _tables(directory, "rows", columns):
-        leading = pc.invert(pc.fill_null(pc.equal(table["source"], "duplicate"), False))
-        found.append(_having(table.filter(leading), keys))
-    schema = pa.schema([RESULT.field(name) for name in columns])
-    leaders = pa.concat_tables(found) if found else schema.empty_table()
-    # A key that failed and was answered later has two; the answer counts.
-    leaders = leaders.sort_by([("status", "descending")])
-    _, first = np.unique(_keys(leaders), return_index=True)
-    return leaders.take(pa.array(first)).select(["request_key", *_ANSWER])
+def _partitioned(table: pa.Table, count: int) -> list[pa.Table]:
+    partition = key_numbers(table) % np.uint64(count)
+    return [table.filter(pa.array(partition == np.uint64(i))) for i in range(count)]
 
 
 def _answered(followers: pa.Table, leaders: pa.Table) -> pa.Table:
@@ -158,19 +200,6 @@ def _answered(followers: pa.Table, leaders: pa.Table) -> pa.Table:
               for n, v in values.items()}  # fmt: skip
     values["attempts"] = [0] * followers.num_rows
     return patch(followers, range(followers.num_rows), values)
-
-
-def _having(table: pa.Table, keys: np.ndarray) -> pa.Table:
-    """The rows whose request key is among sorted `keys`."""
-    own = _keys(table)
-    at = np.minimum(np.searchsorted(keys, own), len(keys) - 1)
-    return table.filter(pa.array(keys[at] == own))
-
-
-def _keys(table: pa.Table) -> np.ndarray:
-    """Request keys as byte strings; hexadecimal text holds no zero byte to lose."""
-    column = pc.fill_null(table["request_key"], "")
-    return np.array(column.to_pylist(), dtype="S32")
 
 
 def _tables(

@@ -57,10 +57,6 @@ class Directory:
     def path(self, name: str) -> str:
         return f"{self.root.rstrip('/')}/{name}"
 
-    def shown(self, name: str) -> str:
-        """The path as a person would type it."""
-        return f"{self.url.rstrip('/')}/{name}"
-
     def make(self, name: str = "") -> None:
         self.fs.makedirs(self.path(name), exist_ok=True)
 
@@ -100,6 +96,10 @@ class Directory:
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         with self.fs.open(self.path(name), "rb") as file:
             return pq.ParquetFile(file).read(columns=columns)
+
+    def num_rows(self, name: str) -> int:
+        with self.fs.open(self.path(name), "rb") as file:
+            return int(pq.read_metadata(file).num_rows)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         sink = BytesIO()

@@ -112,6 +112,18 @@ def test_parquet_files_of_one_input_may_differ_in_columns(
     ]
 
 
+def test_columns_that_only_look_like_sampling_fields_may_be_left_alone(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "x", "n": "seven", "stop": {"bus": 9}, "max_tokens": 5}]
+    assert taken(make_config, rows)["status"].to_pylist() == ["error"]
+    columns = {"sampling": ["max_tokens"]}
+    source = {"path": str(tmp_path / "prompts.jsonl"), "columns": columns}
+    table = taken(make_config, rows, input=source)
+    assert table["status"].to_pylist() == [None]
+    assert user_columns(table).to_pylist() == rows
+
+
 def test_rows_without_an_id_are_named_by_their_place(make_config: MakeConfig) -> None:
     table = taken(make_config, [{"prompt": "same"}, {"prompt": "same"}])
     first, second = table["row_id"].to_pylist()

@@ -8,8 +8,16 @@ import pytest
 from blocks import block
 from conftest import MakeConfig
 
+from jobs import settling
 from pipelines import settle
-from pipelines.commit import commit_block, committed_blocks
+from pipelines.commit import (
+    BILL_PARTS,
+    FOLLOWERS,
+    PENDING,
+    commit_block,
+    committed_blocks,
+    sweep,
+)
 from pipelines.config import Columns, Storage
 from pipelines.intake import Dialect
 from pipelines.ledger import bill_table
@@ -59,9 +67,7 @@ def committed(directory: Directory, prices: PriceList, name: str, *rows: dict[st
 
 
 def settled(directory: Directory, prices: PriceList) -> list[dict[str, Any]]:
-    for number, keys in enumerate(settle.plan_passes(directory)):
-        settle.settle_pass(directory, number, keys, prices, "run")
-    settle.forget_followers(directory)
+    settling.settle(directory, prices, "run")
     rows = [r for part in directory.parts("rows") for r in directory.read_table(part).to_pylist()]
     return sorted(rows, key=lambda row: row["row_id"])
 
@@ -100,24 +106,68 @@ def test_a_follower_whose_leader_left_nothing_is_an_error_not_a_loss(
     assert (row["status"], row["error_kind"]) == ("error", "lost_leader")
 
 
-def test_settling_again_after_a_kill_adds_nothing(directory: Directory, prices: PriceList) -> None:
+def test_settling_again_after_a_kill_adds_nothing(
+    directory: Directory, prices: PriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
     committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"))
-    (keys,) = settle.plan_passes(directory)
-    settle.settle_pass(directory, 0, keys, prices, "run")
+    with monkeypatch.context() as patched:
+        patched.setattr(settling, "forget_followers", lambda _: None)
+        settling.settle(directory, prices, "run")
     assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1"]
 
 
-def test_several_passes_settle_what_one_does(
+def test_a_kill_while_followers_are_forgotten_doubles_none(
     directory: Directory, prices: PriceList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settle, "_LEADERS_AT_ONCE", 2)
-    keys = [f"{i:032x}" for i in range(7)]
+    committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"))
+    committed(directory, prices, "1", answered(B, "r2"), follower(B, "r3"))
+    with monkeypatch.context() as patched:
+        patched.setattr(settle, "drop_settled", lambda _: None)
+        settling.settle(directory, prices, "run")
+    directory.remove(directory.parts(FOLLOWERS)[0])
+    settle.drop_settled(directory)
+    assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1", "r2", "r3"]
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_partitions_in_tasks_settle_what_one_does_here(
+    directory: Directory, prices: PriceList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settle, "_FOLLOWERS_AT_ONCE", 2)
+    keys = [f"{i * 2**120:032x}" for i in range(7)]
     committed(directory, prices, "0", *(answered(k, f"a{i}") for i, k in enumerate(keys)))
     committed(directory, prices, "1", *(follower(k, f"b{i}") for i, k in enumerate(keys)))
-    assert len(settle.plan_passes(directory)) == 4
+    assert settle.Partitions(directory).count == 4
     rows = settled(directory, prices)
     assert len(rows) == 14
     assert all(row["response"] for row in rows)
+
+
+@pytest.mark.parametrize("left", ["followers", "pending", "bill", "errors"])
+def test_what_a_kill_left_of_an_unfinished_block_is_swept_away(
+    directory: Directory, prices: PriceList, left: str
+) -> None:
+    """Killed after any side file and before the part in `rows/`, the block was never there."""
+    pending = {**answered(A, "r2"), "status": "pending", "source": None}
+    failed = answered(A, "r3", status="error", source=None, response=None, error_kind="engine")
+    committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"), pending, failed)
+    keep = {"followers": FOLLOWERS, "pending": PENDING, "bill": BILL_PARTS, "errors": "errors"}
+    for folder in ("rows", *keep.values()):
+        if folder != keep[left]:
+            directory.remove(folder)
+    sweep(directory)
+    assert not any(directory.parts(folder) for folder in keep.values())
+    committed(directory, prices, "0", answered(A, "r0"), answered(B, "r1"))
+    assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1"]
+
+
+def test_a_block_committed_again_differently_leaves_nothing_of_the_first(
+    directory: Directory, prices: PriceList
+) -> None:
+    committed(directory, prices, "0", follower(A, "r0"), answered(B, "r1"))
+    committed(directory, prices, "0", answered(A, "r0"), answered(B, "r1"))
+    assert directory.parts(FOLLOWERS) == []
+    assert len(settled(directory, prices)) == 2
 
 
 def test_a_block_committed_twice_counts_once(directory: Directory, prices: PriceList) -> None:
@@ -126,7 +176,7 @@ def test_a_block_committed_twice_counts_once(directory: Directory, prices: Price
         committed(directory, prices, "0", answered(A, "r0"), answered(B, "r1"))
     assert settle.count_rows(directory)["rows"] == 2
     row_cost = (10 * 500_000_000 + 5 * 1_500_000_000) // 10**6
-    assert settle.write_bill(directory, []) == 2 * row_cost
+    assert settle.write_bill(directory, []) == {"row": 2 * row_cost}
 
 
 def test_the_bill_is_the_rows_and_the_overheads(directory: Directory, prices: PriceList) -> None:
@@ -135,7 +185,7 @@ def test_the_bill_is_the_rows_and_the_overheads(directory: Directory, prices: Pr
     settled(directory, prices)
     idle = {"kind": "idle", "row_id": None, "tier": "only", "seconds": 1.0, "tokens": 0}
     overheads = [{**idle, "cost_nusd": 77, "attempt_id": "run.0", "engine_ns": 10**9}]
-    total = settle.write_bill(directory, overheads)
+    total = sum(settle.write_bill(directory, overheads).values())
     bill = directory.read_table("bill.parquet")
     assert bill.num_rows == 4
     assert pc.sum(bill["cost_nusd"]).as_py() == total

@@ -18,7 +18,6 @@ from pipelines.requests import Request, text_of
 from pipelines.schema import patch
 from pipelines.waiting import rows_for_tier
 
-_REPORT_EVERY_S = 1.0
 _WAIT_FOR_BUDGET_S = 0.1
 _TEMPLATE_TOKENS = 64
 
@@ -26,9 +25,9 @@ _TEMPLATE_TOKENS = 64
 class Meter(Protocol):
     """Where a generator reports, and asks before it spends."""
 
-    def reserve(self, nusd: int) -> Awaitable[Grant]: ...
+    def reserve(self, name: str, nusd: int) -> Awaitable[Grant]: ...
 
-    def settle(self, reserved_nusd: int, spent_nusd: int) -> None: ...
+    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None: ...
 
     def report_replica(self, name: str, replica: Replica) -> None: ...
 
@@ -66,7 +65,8 @@ class Generator:
         self._born = time.monotonic_ns()
         self._load_ns = 0
         self._tokens = 0
-        self._unreported_nusd = 0
+        self._token_nusd = 0
+        self._unsettled_nusd = 0
         self._started: asyncio.Task[None] | None = None
         self._gate = asyncio.Lock()
 
@@ -81,6 +81,8 @@ class Generator:
             await self.start()
         pairs = zip(requests, refusals, strict=True)
         answers = await asyncio.gather(*(self._answer(*pair) for pair in pairs))
+        self._meter.settle(self._name, 0, self._unsettled_nusd)
+        self._unsettled_nusd = 0
         self.report()
         return patch(table, at, self._columns(answers))
 
@@ -90,15 +92,8 @@ class Generator:
             self._started = asyncio.create_task(self._load())
         await self._started
 
-    async def report_regularly(self) -> None:
-        """Report until cancelled, so that a killed run's time is known to the second."""
-        while True:
-            self.report()
-            await asyncio.sleep(_REPORT_EVERY_S)
-
     def report(self) -> None:
-        self._meter.settle(0, self._unreported_nusd)
-        self._unreported_nusd = 0
+        """Tell the meter this replica's life so far; may be called from any thread."""
         alive = time.monotonic_ns() - self._born
         loading = self._started is not None and not self._started.done()
         self._meter.report_replica(
@@ -108,7 +103,9 @@ class Generator:
                 alive_ns=alive,
                 load_ns=alive if loading else self._load_ns,
                 busy_ns=self._engine.clock.busy_ns,
+                active_ns=self._engine.clock.active_ns,
                 tokens=self._tokens,
+                token_nusd=self._token_nusd,
                 model=self._engine.model,
                 sizes=getattr(self._engine, "sizes", {}),
             ),
@@ -125,16 +122,16 @@ class Generator:
             return Answer(problem=refusal, attempts=0)
         if not self._metered:
             answer = await self._engine.answer(request)
-            self._unreported_nusd += self._count(answer)
+            self._unsettled_nusd += self._count(answer)
             return answer
         reserved = self._worst_case(request)
         async with self._gate:
-            while (grant := await self._meter.reserve(reserved)) == "wait":
+            while (grant := await self._meter.reserve(self._name, reserved)) == "wait":
                 await asyncio.sleep(_WAIT_FOR_BUDGET_S)
         if grant == "closed":
             return None
         answer = await self._engine.answer(request)
-        self._meter.settle(reserved, self._count(answer))
+        self._meter.settle(self._name, reserved, self._count(answer))
         return answer
 
     def _worst_case(self, request: Request) -> int:
@@ -149,7 +146,9 @@ class Generator:
     def _count(self, answer: Answer) -> int:
         """Count the answer's tokens; returns what they cost by the token, in nano-dollars."""
         self._tokens += answer.usage.prompt_tokens + answer.usage.completion_tokens
-        return token_cost(answer.usage, self._rate) if isinstance(self._rate, TokenRate) else 0
+        nusd = token_cost(answer.usage, self._rate) if isinstance(self._rate, TokenRate) else 0
+        self._token_nusd += nusd
+        return nusd
 
     def _columns(self, answers: list[Answer | None]) -> dict[str, list[object]]:
         done = [a or Answer() for a in answers]

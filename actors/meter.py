@@ -9,6 +9,8 @@ from pipelines.cost import time_cost
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, PriceList
 
+_SILENT_S = 30.0
+
 Grant = Literal["granted", "wait", "closed"]
 
 
@@ -40,32 +42,41 @@ class RunMeter:
         self._rates = prices.tiers
         self._budget = budget_nusd
         self._spent_on_rows = spent_before
-        self._reserved = 0
+        self._reserved: Counter[str] = Counter()
+        self._seen: dict[str, float] = {}
         self._counts: Counter[str] = Counter()
         self._replicas: dict[str, Replica] = {}
         self._closed = False
         self._warnings: list[str] = []
         self._first_commit_at: float | None = None
 
-    def reserve(self, nusd: int) -> Grant:
-        """Ask to spend up to so much. Once closed it stays closed."""
+    def reserve(self, name: str, nusd: int) -> Grant:
+        """A replica asks to spend up to so much. Once closed it stays closed."""
         if self._budget is None:
             return "granted"
-        if not self._closed and self._spent() + self._reserved + nusd <= self._budget:
-            self._reserved += nusd
+        self._seen[name] = time.monotonic()
+        reserved = self._reserved_by_the_living()
+        if not self._closed and self._spent() + reserved + nusd <= self._budget:
+            self._reserved[name] += nusd
             return "granted"
-        if self._reserved and not self._closed:
+        if reserved and not self._closed:
             return "wait"
         self._closed = True
         return "closed"
 
-    def settle(self, reserved_nusd: int, spent_nusd: int) -> None:
-        """Replace grants by what was truly spent."""
-        self._reserved -= reserved_nusd
+    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None:
+        """Replace a replica's grants by what was truly spent."""
+        self._reserved[name] -= reserved_nusd
         self._spent_on_rows += spent_nusd
 
     def report_replica(self, name: str, replica: Replica) -> None:
         self._replicas[name] = replica
+        self._seen[name] = time.monotonic()
+
+    def _reserved_by_the_living(self) -> int:
+        """Grants of a replica that reports no more will never be settled; nobody waits for them."""
+        oldest = time.monotonic() - _SILENT_S
+        return sum(n for name, n in self._reserved.items() if self._seen[name] >= oldest)
 
     def count(self, counts: dict[str, int]) -> None:
         if self._first_commit_at is None:

@@ -6,11 +6,13 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.engine import Answer
+from actors.turns import Turns
 from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock
@@ -29,6 +31,7 @@ _UNSUPPORTED = ("response_format", "tools", "tool_choice", "logprobs", "top_logp
 _MAX_RESTARTS = 5
 _SUSPICIOUS_BYTES_PER_TOKEN = 8
 """Text this long for its context is worth tokenizing before a model is loaded for it."""
+_DEATHS_BEFORE_ALONE = 2
 _HEADROOM = 1.125
 """Requests handed to vLLM per request that it runs, so that a slot never waits for Python."""
 
@@ -54,7 +57,8 @@ class VLLMEngine:
         self._ids = count()
         self._restarts = 0
         self._lock = asyncio.Lock()
-        # Templates and tokenizers run in Rust without the GIL; off the loop they delay no token.
+        self._turns = Turns()
+        # Off the loop, where long prompts would delay the answers of others.
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     async def start(self) -> None:
@@ -90,17 +94,30 @@ class VLLMEngine:
     def refuse(self, request: Request) -> RowProblem | None:
         if problem := _unsupported({**self._defaults, **request.sampling}):
             return problem
-        limit = _stated_context(self._config)
+        limit = self._stated_context
         size = sum(len(text_of(m.get("content")).encode()) for m in request.messages)
         if limit is None or size < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
             return None
-        # Without torch, so in a fraction of the time; the exact check comes with the engine.
+        text = "".join(text_of(m.get("content")) for m in request.messages)
+        tokens = len(self._light_tokenizer(text, add_special_tokens=False)["input_ids"])
+        return _too_long(tokens, limit) if tokens > limit else None
+
+    @cached_property
+    def _stated_context(self) -> int | None:
+        """The context length that a local model's files or the configuration state."""
+        stated = self._config.engine_args.get("max_model_len")
+        file = Path(self.model, "config.json")
+        if stated is None and file.is_file():
+            stated = json.loads(file.read_text()).get("max_position_embeddings")
+        has_tokenizer = Path(self.model, "tokenizer.json").is_file()
+        return stated if isinstance(stated, int) and has_tokenizer else None
+
+    @cached_property
+    def _light_tokenizer(self) -> Any:
+        """Without torch, so in a fraction of the time; the exact check comes with the engine."""
         from transformers import PreTrainedTokenizerFast
 
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(self._config.model)
-        text = "".join(text_of(m.get("content")) for m in request.messages)
-        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
-        return _too_long(tokens, limit) if tokens > limit else None
+        return PreTrainedTokenizerFast.from_pretrained(self.model)
 
     async def answer(self, request: Request) -> Answer:
         prepared = await self._prepare(request)
@@ -150,16 +167,22 @@ class VLLMEngine:
 
     async def _generate(self, tokens: list[int], params: "SamplingParams") -> Answer:
         from vllm.exceptions import VLLMClientError
-        from vllm.v1.engine.exceptions import EngineDeadError
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         for attempt in range(1, self._max_attempts + 1):
-            llm = self._llm
-            try:
-                return replace(await self._once(tokens, params), attempts=attempt)
-            except VLLMClientError as error:
-                return Answer(problem=RowProblem("invalid_request", str(error)), attempts=attempt)
-            except EngineDeadError:
-                await self._restart(llm)
+            # Whoever was there at two deaths runs alone, so that it takes nobody with it.
+            turn = self._turns.alone if attempt > _DEATHS_BEFORE_ALONE else self._turns.together
+            async with turn():
+                llm = self._llm
+                try:
+                    answer = await self._once(tokens, params)
+                    self._restarts = 0
+                    return replace(answer, attempts=attempt)
+                except (VLLMClientError, EngineGenerateError) as error:
+                    problem = RowProblem("invalid_request", str(error))
+                    return Answer(problem=problem, attempts=attempt)
+                except EngineDeadError:
+                    await self._restart(llm)
         problem = RowProblem("engine", f"the engine died {self._max_attempts} times under this row")
         return Answer(problem=problem, attempts=self._max_attempts)
 
@@ -182,6 +205,9 @@ class VLLMEngine:
         finally:
             # Also when it failed: the time that it took was not free.
             engine_ns = self.clock.finish(name, computed, time.monotonic_ns())
+        if completion.finish_reason not in ("stop", "length"):
+            problem = RowProblem("engine", f"generation ended with {completion.finish_reason}")
+            return Answer(problem=problem, usage=usage, engine_ns=engine_ns)
         return Answer(
             response=completion.text,
             finish_reason=completion.finish_reason,
@@ -199,20 +225,11 @@ class VLLMEngine:
             self._restarts += 1
             if self._restarts > _MAX_RESTARTS:
                 raise RunFailure(
-                    f"the engine of {self.model} died {self._restarts} times; see the logs"
+                    f"the engine of {self.model} died {self._restarts} times without an answer "
+                    "between; see the logs"
                 )
             dead.shutdown()
             await self.start()
-
-
-def _stated_context(config: VLLM) -> int | None:
-    """The context length that a local model's files or the configuration state."""
-    stated = config.engine_args.get("max_model_len")
-    file = Path(config.model, "config.json")
-    if stated is None and file.is_file():
-        stated = json.loads(file.read_text()).get("max_position_embeddings")
-    has_tokenizer = Path(config.model, "tokenizer.json").is_file()
-    return stated if isinstance(stated, int) and has_tokenizer else None
 
 
 def _too_long(tokens: int, limit: int) -> RowProblem:

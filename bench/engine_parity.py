@@ -44,7 +44,7 @@ def run_json(command: list[str]) -> dict[str, Any]:
 
 
 def ours(path: Path, model: str, folder: Path) -> float:
-    """Rows a second of the main job while its engine was busy."""
+    """Rows a second of the main job, from its engine's first request to its last answer."""
     config = {
         "input": {"path": str(path)},
         "output": {"path": tempfile.mkdtemp(dir=folder)},
@@ -62,7 +62,7 @@ def ours(path: Path, model: str, folder: Path) -> float:
     summary = run_json([sys.executable, "-m", "jobs.cli", "run", str(file), "--json"])
     (engine,) = summary["engines"]
     assert summary["ok"] == len(read_rows(str(path)))
-    return summary["ok"] / engine["busy_s"]
+    return summary["ok"] / engine["active_s"]
 
 
 def peer(name: str, paths: list[Path], model: str) -> list[float]:

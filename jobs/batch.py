@@ -24,7 +24,12 @@ from pipelines.commit import committed_blocks, sweep
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.ledger import overhead_lines
-from pipelines.leftovers import failed_blocks, pending_blocks, retire_failed
+from pipelines.leftovers import (
+    failed_blocks,
+    forget_taken_up,
+    pending_blocks,
+    retire_failed,
+)
 from pipelines.openai_batch import write_openai_batch
 from pipelines.prices import nano_dollars
 from pipelines.settle import committed_time, drop_settled, write_bill
@@ -119,6 +124,7 @@ class _Run:
         snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
         save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
         retire_failed(self._directory)
+        forget_taken_up(self._directory)
         if not snapshot.closed:
             settle(self._directory, self._plan.prices, self._identity.run_id)
             retire_failed(self._directory)

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 import uuid
 from collections.abc import Awaitable
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from pipelines.pricing import price_rows
 from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
 
+_REPORT_EVERY_S = 1.0
+
 
 class RemoteMeter:
     """A `RunMeter` in an actor, as a generator sees it."""
@@ -35,13 +38,13 @@ class RemoteMeter:
     def __init__(self, actor: Any) -> None:
         self._actor = actor
 
-    def reserve(self, nusd: int) -> Awaitable[Grant]:
-        grant: Awaitable[Grant] = self._actor.reserve.remote(nusd)
+    def reserve(self, name: str, nusd: int) -> Awaitable[Grant]:
+        grant: Awaitable[Grant] = self._actor.reserve.remote(name, nusd)
         return grant
 
-    def settle(self, reserved_nusd: int, spent_nusd: int) -> None:
+    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None:
         if reserved_nusd or spent_nusd:
-            self._actor.settle.remote(reserved_nusd, spent_nusd)
+            self._actor.settle.remote(name, reserved_nusd, spent_nusd)
 
     def report_replica(self, name: str, replica: Replica) -> None:
         self._actor.report_replica.remote(name, replica)
@@ -132,9 +135,13 @@ class EngineHost:
             default_max_tokens=defaults.get("max_tokens"),
             metered=metered,
         )
-        self._reports = asyncio.run_coroutine_threadsafe(
-            self._generator.report_regularly(), self._loop
-        )
+        # Loading a model blocks the loop; its time must be known all the same.
+        threading.Thread(target=self._report_regularly, daemon=True).start()
+
+    def _report_regularly(self) -> None:
+        while True:
+            self._generator.report()
+            time.sleep(_REPORT_EVERY_S)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         work = self._generator.generate(table)

@@ -1,6 +1,7 @@
 """Everything that can be found wrong before a cent is spent."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -10,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from jobs.cluster import connect
 from pipelines.columns import merge
 from pipelines.config import VLLM, Input, Rules, RunConfig
 from pipelines.errors import UsageProblem
@@ -25,9 +27,11 @@ from pipelines.scan import (
     scan_block,
     scan_parquet_ids,
 )
+from pipelines.schema import without_views
 from pipelines.sources import (
     Block,
     InputFile,
+    file_version,
     find_files,
     parquet_schema,
     plan_blocks,
@@ -46,7 +50,7 @@ class Plan:
 
     config: RunConfig
     dialect: Dialect
-    files: list[InputFile]
+    versions: list[str]
     blocks: list[Block]
     schema: pa.Schema
     policy: bytes
@@ -89,12 +93,14 @@ def plan_run(config: RunConfig, today: date) -> Plan:
         ignore_model=config.input.ignore_model,
         tiers=tuple(tier.name for tier in config.tiers),
         defaults=config.sampling.given(),
+        routed_by=tuple(build_policy(config.route).columns),
     )
     schema = _inspect(files, blocks, dialect, fs)
     check_columns(schema, dialect)
     _check_rule_columns(config, schema)
     check_writable(config)
-    return Plan(config, dialect, files, blocks, schema, policy_digest(config), prices)
+    versions = [file_version(file, fs) for file in files]
+    return Plan(config, dialect, versions, blocks, schema, policy_digest(config), prices)
 
 
 def check_writable(config: RunConfig) -> Directory:
@@ -104,7 +110,10 @@ def check_writable(config: RunConfig) -> Directory:
         directory.make()
         directory.write(".nightmill/writable", b"")
         directory.remove(".nightmill/writable")
-    except OSError as error:
+    except UsageProblem:
+        raise
+    # A storage driver raises what its library raises: no credentials, no such host.
+    except Exception as error:
         raise UsageProblem(
             f"output.path: {config.output.path}: cannot be written ({error}); "
             "choose another directory or mend its permissions"
@@ -125,10 +134,10 @@ def _check_model(key: str, engine: VLLM) -> None:
         )
     if (folder.parent).is_dir():
         raise UsageProblem(f"{key}.model: {engine.model}: no such folder; correct the path")
-    if engine.revision is None:
+    if not re.fullmatch(r"[0-9a-f]{40}", engine.revision or ""):
         raise UsageProblem(
-            f"{key}.revision: pin {engine.model} to a commit of the hub; without one a new "
-            "upload would change answers that the response cache vouches for"
+            f"{key}.revision: pin {engine.model} to a commit of the hub, 40 hex digits; with a "
+            "branch a new upload would change answers that the response cache vouches for"
         )
 
 
@@ -154,11 +163,13 @@ def _inspect(
 ) -> pa.Schema:
     """The schema of the user's columns; refuses duplicate ids on the way."""
     if dialect.format == "parquet":
-        schemas = [parquet_schema(file, fs).remove_metadata() for file in files]
+        schemas = [without_views(parquet_schema(file, fs)) for file in files]
         try:
-            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            schema = pa.unify_schemas(schemas)
         except pa.ArrowException as error:
-            raise UsageProblem(f"input.path: the files' schemas disagree ({error})") from error
+            raise UsageProblem(
+                f"input.path: the files' schemas disagree ({error}); give their columns one type"
+            ) from error
         column = dialect.id_column
         if column in schema.names:
             with_ids = [file for file, s in zip(files, schemas, strict=True) if column in s.names]
@@ -174,6 +185,7 @@ def _each(look: Any, calls: Sequence[tuple[Any, ...]], blocks: Sequence[Block]) 
     """Call for each, in Ray tasks where the input is large."""
     if sum(block.num_rows for block in blocks) <= _INLINE_ROWS:
         return [look(*call) for call in calls]
+    connect()
     remote = ray.remote(look)
     results: list[Any] = ray.get([remote.remote(*call) for call in calls])
     return results

@@ -114,6 +114,7 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 
 
 def _inputs(plan: Plan) -> str:
-    """A digest of how the input was cut and typed: what committed blocks rely on."""
-    blocks = [[b.name, b.file.path, b.first_row, b.num_rows, b.start] for b in plan.blocks]
-    return digest(canonical_json([blocks, plan.schema.to_string(), plan.config.dedup])).hex()
+    """A digest of the input as it is now and as it is read: what committed blocks rely on."""
+    blocks = [[b.name, b.first_row, b.num_rows, b.start, b.length] for b in plan.blocks]
+    reading = [plan.config.input.model_dump(mode="json"), plan.config.dedup]
+    return digest(canonical_json([plan.versions, blocks, plan.schema.to_string(), reading])).hex()

@@ -202,6 +202,7 @@ def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:
             "load_s": round(replica.load_ns / 1e9, 3),
             "busy_s": round(replica.busy_ns / 1e9, 3),
             "idle_s": round(replica.idle_ns / 1e9, 3),
+            "active_s": round(replica.active_ns / 1e9, 3),
             **replica.sizes,
         }
         for replica in load_replicas(directory).get(attempt_id, [])

@@ -22,6 +22,7 @@ from ray.data.datasource import ReadTask
 
 from pipelines.sources import Block
 
+_MAX_RESTARTS = 3
 _ROW_BYTES = 1024
 """For Ray's planning only, before a block has been read."""
 
@@ -108,4 +109,7 @@ def _hosted(dataset: Dataset, stage: Stage) -> Dataset:
         num_cpus=stage.num_cpus,
         num_gpus=stage.num_gpus or None,
         max_concurrency=stage.blocks_in_flight,
+        # Ray Data's own default is to try for ever.
+        max_restarts=_MAX_RESTARTS,
+        max_task_retries=_MAX_RESTARTS,
     )

@@ -118,11 +118,19 @@ def _inferred(values: Sequence[Any]) -> Vote:
     if not values:
         return pa.null()
     try:
-        return pa.array(values).type
+        kind = pa.array(values).type
+        return _JSON_FIELD_TYPE if _has_empty_struct(kind) else kind
     except UnicodeError:
         return pa.string()
     except (pa.ArrowException, OverflowError, TypeError):
         return _JSON_FIELD_TYPE
+
+
+def _has_empty_struct(kind: pa.DataType) -> bool:
+    """Parquet has no structs without members."""
+    if pa.types.is_struct(kind) and kind.num_fields == 0:
+        return True
+    return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _unified(a: Vote, b: Vote) -> Vote:

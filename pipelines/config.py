@@ -149,7 +149,7 @@ class VLLM(Section):
 
     kind: Literal["vllm"]
     model: str = Field(description="a local folder or a hub name")
-    revision: str | None = None
+    revision: str | None = Field(None, description="of a hub model: its commit, 40 hex digits")
     engine_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to vLLM unchanged, e.g. max_model_len, dtype"
     )
@@ -210,6 +210,12 @@ class ResponseCacheConfig(Section):
     enabled: bool = True
 
 
+class SamplingDefaults(SamplingFields):
+    """What rows that leave a field out get. Answers are greedy unless something else is said."""
+
+    temperature: float | None = Field(0.0, ge=0, le=2)
+
+
 class RunConfig(Section):
     """Everything that decides what a run does and costs."""
 
@@ -218,7 +224,7 @@ class RunConfig(Section):
     tiers: list[Tier] = Field(min_length=1)
     route: Route
     baseline: str | None = Field(None, description="the tier that savings are measured against")
-    sampling: SamplingFields = SamplingFields(temperature=0.0)
+    sampling: SamplingDefaults = SamplingDefaults()
     dedup: bool = Field(True, description="answer exact duplicates of deterministic rows once")
     response_cache: ResponseCacheConfig | None = None
     budget_usd: PositiveFloat | None = None
@@ -283,7 +289,10 @@ def parse_override(text: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise UsageProblem(f"--set {text}: write it as key.path=value")
-    return key, yaml.safe_load(value)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UsageProblem(f"--set {text}: the value is no YAML ({error})") from error
 
 
 def dump_config(config: RunConfig) -> str:

@@ -74,6 +74,7 @@ class EngineClock:
         self._paid_ns = 0
         self._running: dict[str, _Running] = {}
         self._new: list[_Running] = []
+        self._first_ns = 0
         self._last_ns = 0
         self._last_step_ns = 0
         # What a request accrued that was in every step so far: the steps themselves, its equal
@@ -89,13 +90,16 @@ class EngineClock:
         self._context = 0
 
     @property
-    def running(self) -> int:
-        return len(self._running)
+    def active_ns(self) -> int:
+        """From the first admission to the last finish, idle time between them included."""
+        return self._last_ns - self._first_ns
 
     def admit(self, request: str, prompt_tokens: int, now_ns: int) -> None:
         self._advance(now_ns)
         if not self._running:
             self._last_step_ns = now_ns
+        if not self._first_ns:
+            self._first_ns = now_ns
         self._context += prompt_tokens
         running = _Running(
             prompt_tokens,

@@ -14,13 +14,15 @@ from pipelines.config import Columns
 from pipelines.errors import RowProblem
 from pipelines.keys import request_key, row_id
 from pipelines.requests import REQUEST_FIELDS, Request, check
-from pipelines.schema import TRAVELLING, empty_columns
+from pipelines.schema import TRAVELLING, empty_columns, patch
 from pipelines.sources import BadLine, Block, Row, read_parquet, read_rows
 
 # Fields of an OpenAI-batch body that cannot change an answer.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
+# Fields whose value may be JSON text where the format has no nesting.
+_NESTED = {"response_format", "tools", "tool_choice"}
 _NUMBERS = {
-    field: int if field in {"max_tokens", "max_completion_tokens", "min_tokens"} else float
+    field: int if field in {"max_tokens", "max_completion_tokens", "min_tokens", "seed"} else float
     for field in REQUEST_FIELDS
     if field not in {"stop", "response_format", "tools", "tool_choice"}
 }
@@ -35,6 +37,7 @@ class Dialect:
     ignore_model: bool
     tiers: tuple[str, ...]
     defaults: Mapping[str, Any]
+    routed_by: tuple[str, ...]
 
     @property
     def openai_batch(self) -> bool:
@@ -44,6 +47,10 @@ class Dialect:
     def id_column(self) -> str:
         return "custom_id" if self.openai_batch else self.columns.id
 
+    def routing_values(self, row: Row) -> dict[str, Any]:
+        """What routing will look at, beside the request itself."""
+        return {name: row.get(name) for name in self.routed_by} if isinstance(row, dict) else {}
+
     def request(self, row: Mapping[str, Any]) -> Request | RowProblem:
         """The checked request of one row."""
         if self.openai_batch:
@@ -51,6 +58,8 @@ class Dialect:
         fields = {name: _plain(row[name]) for name in self.columns.sampling if name in row}
         if self.format == "csv":
             fields = {name: _from_cell(name, value) for name, value in fields.items()}
+        for name in _NESTED & fields.keys():
+            fields[name] = _decoded(fields[name])
         messages = _decoded(_plain(row.get(self.columns.messages)))
         return check(row.get(self.columns.prompt), messages, fields)
 
@@ -59,9 +68,9 @@ class Dialect:
         if not isinstance(body, dict):
             return RowProblem("invalid_row", "body must be an object")
         url = row.get("url")
-        if url not in (None, "/v1/chat/completions", "/v1/completions"):
-            return RowProblem("unsupported", f"url {url!r}: only chat and completions are answered")
-        known = {"messages", "prompt", *REQUEST_FIELDS, *_IGNORED_BODY_FIELDS}
+        if url not in (None, "/v1/chat/completions"):
+            return RowProblem("unsupported", f"url {url!r}: only chat completions are answered")
+        known = {"messages", *REQUEST_FIELDS, *_IGNORED_BODY_FIELDS}
         if unknown := sorted(body.keys() - known):
             return RowProblem("unsupported", f"body.{unknown[0]} is not supported")
         model = body.get("model")
@@ -73,7 +82,7 @@ class Dialect:
             )
         fields = {name: body[name] for name in REQUEST_FIELDS if name in body}
         tier = model if model in self.tiers else None
-        return check(body.get("prompt"), body.get("messages"), fields, tier)
+        return check(None, body.get("messages", ()), fields, tier)
 
 
 def read_block(
@@ -95,9 +104,12 @@ def read_block(
         or row_id(block.file.path, block.first_row + i)
         for i, row in enumerate(rows)
     ]
-    raws = None if block.file.format == "parquet" else [_raw(row) for row in rows]
-    requests = [_checked(row, unfit.get(i), dialect) for i, row in enumerate(rows)]
-    return with_travelling(table, block.name, names, requests, raws, dialect.defaults, policy)
+    checked = [_checked(row, unfit.get(i), dialect) for i, row in enumerate(rows)]
+    table = with_travelling(table, block.name, names, rows, checked, dialect, policy)
+    if block.file.format == "parquet":
+        return table
+    bad = [i for i, request in enumerate(checked) if isinstance(request, RowProblem)]
+    return patch(table, bad, {"_raw": [_raw(rows[i]) for i in bad]})
 
 
 def read_again(
@@ -110,45 +122,45 @@ def read_again(
         name: the block that the rows now form.
         inputs: the rows as JSON, as `errors/` keeps them.
     """
-    rows = [json.loads(text) for text in inputs]
-    requests = [_checked(_as_row(row), None, dialect) for row in rows]
     names = table["row_id"].to_pylist()
     user = table.drop_columns(["row_id"])
-    return with_travelling(user, name, names, requests, inputs, dialect.defaults, policy)
+    if dialect.format == "parquet":
+        rows: Sequence[Row] = _request_columns(user, dialect)
+    else:
+        rows = [_as_row(json.loads(text)) for text in inputs]
+    checked = [_checked(row, None, dialect) for row in rows]
+    table = with_travelling(user, name, names, rows, checked, dialect, policy)
+    return patch(table, range(len(rows)), {"_raw": inputs})
 
 
 def with_travelling(
     table: pa.Table,
     block: str,
     row_ids: Sequence[str],
-    requests: Sequence[Request | RowProblem],
-    raws: Sequence[str] | None,
-    defaults: Mapping[str, Any],
+    rows: Sequence[Row],
+    checked: Sequence[Request | RowProblem],
+    dialect: Dialect,
     policy: bytes,
 ) -> pa.Table:
-    """Append the travelling columns of rows that have just been checked.
-
-    Args:
-        raws: the rows as JSON, kept for those that are bad; None if `table` holds them whole.
-    """
-    columns = empty_columns(len(requests))
-    good = [request if isinstance(request, Request) else None for request in requests]
-    problems = [request if isinstance(request, RowProblem) else None for request in requests]
+    """Append the travelling columns of rows that have just been checked."""
+    columns = empty_columns(len(rows))
+    good = [request if isinstance(request, Request) else None for request in checked]
+    problems = [request if isinstance(request, RowProblem) else None for request in checked]
     texts: dict[str, list[str | None]] = {
         "row_id": list(row_ids),
-        "request_key": [None if r is None else request_key(r, policy).hex() for r in good],
+        "request_key": [
+            None if r is None else request_key(r, policy, dialect.routing_values(row)).hex()
+            for r, row in zip(good, rows, strict=True)
+        ],
         "status": [None if p is None else "error" for p in problems],
         "error_kind": [None if p is None else p.kind for p in problems],
-        "error": [None if p is None else p.message for p in problems],
-        "_block": [block] * len(requests),
+        "error": [None if p is None else storable(p.message) for p in problems],
+        "_block": [block] * len(rows),
         "_request": [None if r is None else r.to_json() for r in good],
     }
-    if raws is not None:
-        kept = zip(problems, raws, strict=True)
-        texts["_raw"] = [None if p is None else raw for p, raw in kept]
     for name, values in texts.items():
         columns[name] = pa.array(values, pa.string())
-    shareable = [r is not None and r.is_deterministic(defaults) for r in good]
+    shareable = [r is not None and r.is_deterministic(dialect.defaults) for r in good]
     columns["_shareable"] = pa.array(shareable, pa.bool_())
     for field in TRAVELLING:
         table = table.append_column(field, columns[field.name])
@@ -203,9 +215,21 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _request_columns(table: pa.Table, dialect: Dialect) -> list[Row]:
     wanted = {
         dialect.id_column, dialect.columns.prompt, dialect.columns.messages, *REQUEST_FIELDS,
-        *(("body", "url") if dialect.openai_batch else ()),
+        *dialect.routed_by, *(("body", "url") if dialect.openai_batch else ()),
     }  # fmt: skip
-    return table.select([n for n in table.column_names if n in wanted]).to_pylist()
+    selected = table.select([n for n in table.column_names if n in wanted])
+    try:
+        rows: list[Row] = selected.to_pylist()
+    except UnicodeDecodeError:
+        rows = [_parquet_row(selected.slice(i, 1)) for i in range(selected.num_rows)]
+    return rows
+
+
+def _parquet_row(row: pa.Table) -> Row:
+    try:
+        return row.to_pylist()[0]
+    except UnicodeDecodeError as error:
+        return BadLine("", RowProblem("invalid_row", f"is no valid UTF-8 ({error})"))
 
 
 def id_text(value: Any) -> str | None:
@@ -214,6 +238,11 @@ def id_text(value: Any) -> str | None:
         return None
     text = str(value)
     return text if text.isascii() or _is_storable(text) else None
+
+
+def storable(text: str) -> str:
+    """The text with what is no valid Unicode written out as escapes."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def _is_storable(text: str) -> bool:
@@ -240,7 +269,7 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             return json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return value
     return value
 

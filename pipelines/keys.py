@@ -4,7 +4,7 @@ BLAKE2b at 128 bits: at 10^10 distinct requests the chance of one collision is b
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,20 @@ def digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=KEY_BYTES).digest()
 
 
-def request_key(request: Request, policy: bytes) -> bytes:
+def request_key(request: Request, policy: bytes, routed_by: Mapping[str, Any]) -> bytes:
     """The key of everything that can change a request's answer.
 
     An omitted sampling field differs from every value, also from its default: the default
-    may change. `policy` is `policy_digest` of the run.
+    may change.
+
+    Args:
+        policy: `policy_digest` of the run.
+        routed_by: the row's values of the columns that routing looks at: equal requests that
+            may go to different tiers are different questions.
     """
-    return digest(canonical_json([request.messages, request.sampling, request.tier]) + policy)
+    columns = {name: str(value) for name, value in routed_by.items()}
+    parts = [request.messages, request.sampling, request.tier, columns]
+    return digest(canonical_json(parts) + policy)
 
 
 def row_id(path: str, ordinal: int) -> str:
@@ -56,16 +63,32 @@ def model_revision(tier: Tier) -> str:
 
     For a local folder: a digest of its files. Above 64 MiB a file counts by size and its
     first and last MiB: every retraining changes those, and reading 100 GB would not pay.
-    A hub name counts with its pinned revision, which preflight demands.
+    A hub name counts with its pinned revision, which preflight demands. Folders that engine
+    arguments name count too.
     """
     if isinstance(tier.engine, Scripted):
         return "scripted"
-    folder = Path(tier.engine.model)
-    if folder.is_dir():
-        files = sorted(f for f in folder.rglob("*") if f.is_file())
-        parts: Mapping[str, str] = {str(f.relative_to(folder)): _file_digest(f) for f in files}
-        return digest(canonical_json(parts)).hex()
-    return f"{tier.engine.model}@{tier.engine.revision}"
+    named = [tier.engine.model, *_texts(tier.engine.engine_args)]
+    folders = {name: _folder_digest(Path(name)) for name in named if Path(name).is_dir()}
+    return digest(canonical_json([folders, tier.engine.model, tier.engine.revision])).hex()
+
+
+def _folder_digest(folder: Path) -> str:
+    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    parts = {str(f.relative_to(folder)): _file_digest(f) for f in files}
+    return digest(canonical_json(parts)).hex()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts inside engine arguments: a tokenizer, a draft model or an adapter may be one."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
 
 
 def _file_digest(path: Path) -> str:

@@ -16,14 +16,17 @@ class Replica:
     """The life of one engine replica in one start of a run; times in nanoseconds.
 
     `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
-    what is left of `alive_ns` is idle.
+    what is left of `alive_ns` is idle. `active_ns` is from the first request's admission to
+    the last answer. `token_nusd` is what its answers cost by the token.
     """
 
     tier: str
     alive_ns: int = 0
     load_ns: int = 0
     busy_ns: int = 0
+    active_ns: int = 0
     tokens: int = 0
+    token_nusd: int = 0
     model: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
 
@@ -50,7 +53,7 @@ def overhead_lines(
 ) -> list[dict[str, Any]]:
     """The lines beside the rows: load, idle, and retry.
 
-    Retry is busy time that no committed row pays: work lost to a kill or to a dead engine.
+    Retry is what no committed row pays, busy time or tokens: work lost to a kill.
     For a tier that pays by the hour the rows and these lines together make up exactly what
     the replicas' time costs; rounding ends in the idle line.
 
@@ -79,7 +82,8 @@ def _tier_lines(
     load = sum(r.load_ns for r in replicas)
     idle = sum(r.idle_ns for r in replicas)
     lost = max(sum(r.busy_ns for r in replicas) - paid.engine_ns, 0)
-    costs = {"load": 0, "retry": 0, "idle": 0}
+    spent = sum(r.token_nusd for r in replicas)
+    costs = {"load": 0, "retry": max(spent - paid.cost_nusd, 0), "idle": 0}
     if isinstance(rate, HourRate):
         costs["load"], costs["retry"] = time_cost(load, rate), time_cost(lost, rate)
         whole = time_cost(load + idle + lost + paid.engine_ns, rate)

@@ -23,15 +23,19 @@ def is_leftover(block: Block) -> bool:
 
 def pending_blocks(directory: Directory) -> list[Block]:
     """The rows that a budget left over."""
+    forget_taken_up(directory)
+    return [
+        _block(directory, f"{block_of(path)}.more", path, _PENDING)
+        for path in directory.parts(PENDING)
+    ]
+
+
+def forget_taken_up(directory: Directory) -> None:
+    """Drop pending rows whose following block is committed."""
     done = committed_blocks(directory)
-    blocks = []
     for path in directory.parts(PENDING):
-        following = f"{block_of(path)}.more"
-        if following in done:
+        if f"{block_of(path)}.more" in done:
             directory.remove(path)
-        else:
-            blocks.append(_block(directory, following, path, _PENDING))
-    return blocks
 
 
 def failed_blocks(directory: Directory) -> list[Block]:

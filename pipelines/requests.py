@@ -20,6 +20,7 @@ def _whole(value: Any) -> Any:
 
 
 WholeNumber = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[WholeNumber, Field(ge=0, lt=2**31)]
 
 
 class SamplingFields(BaseModel):
@@ -27,20 +28,20 @@ class SamplingFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    max_tokens: Annotated[WholeNumber, Field(ge=1)] | None = None
-    min_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
+    max_tokens: Annotated[Count, Field(ge=1)] | None = None
+    min_tokens: Count | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    top_k: WholeNumber | None = None
+    top_k: Annotated[WholeNumber, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stop: str | list[str] | None = None
-    seed: WholeNumber | None = None
+    seed: Annotated[WholeNumber, Field(ge=0, lt=2**63)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     repetition_penalty: Annotated[float, Field(gt=0)] | None = None
-    n: Annotated[WholeNumber, Field(ge=1)] | None = None
-    logprobs: bool | WholeNumber | None = None
-    top_logprobs: WholeNumber | None = None
+    n: Annotated[Count, Field(ge=1)] | None = None
+    logprobs: bool | Count | None = None
+    top_logprobs: Count | None = None
     response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
@@ -119,6 +120,10 @@ def check(
     sampling = _check_fields(fields)
     if isinstance(sampling, RowProblem):
         return sampling
+    try:
+        json.dumps([turns, sampling], ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return RowProblem("invalid_row", "holds no valid Unicode (a lone surrogate)")
     return Request(turns, sampling, tier)
 
 
@@ -127,8 +132,9 @@ def _from_prompt(prompt: Any) -> list[dict[str, Any]] | RowProblem:
         return RowProblem("invalid_row", "has neither prompt nor messages")
     if not isinstance(prompt, str):
         return RowProblem("invalid_row", f"prompt must be text, not {type(prompt).__name__}")
-    problem = _text_problem(prompt, "prompt")
-    return problem or [{"role": "user", "content": prompt}]
+    if not prompt.strip():
+        return RowProblem("invalid_row", "prompt is empty")
+    return [{"role": "user", "content": prompt}]
 
 
 def _check_messages(messages: Any) -> list[dict[str, Any]] | RowProblem:
@@ -142,7 +148,10 @@ def _check_messages(messages: Any) -> list[dict[str, Any]] | RowProblem:
         if problem:
             return problem
         # A Parquet struct column gives every message every key; a null key was never written.
-        turns.append({key: value for key, value in message.items() if value is not None})
+        turn = {key: value for key, value in message.items() if value is not None}
+        if "content" in turn:
+            turn["content"] = text_of(turn["content"])
+        turns.append(turn)
     return turns
 
 
@@ -157,22 +166,14 @@ def _message_problem(message: Any, where: str) -> RowProblem | None:
     if isinstance(content, list):
         if any(not isinstance(p, dict) or p.get("type") != "text" for p in content):
             return RowProblem("unsupported", f"{where}.content may hold text parts only")
+        if any(not isinstance(p.get("text"), str) for p in content):
+            return RowProblem("invalid_row", f"{where}.content has a part without text")
     elif content is not None and not isinstance(content, str):
         return RowProblem(
             "invalid_row", f"{where}.content must be text, not {type(content).__name__}"
         )
-    if content is not None:
-        return _text_problem(text_of(content), f"{where}.content", role == "user")
-    return None
-
-
-def _text_problem(text: str, where: str, must_say_something: bool = True) -> RowProblem | None:
-    if must_say_something and not text.strip():
-        return RowProblem("invalid_row", f"{where} is empty")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return RowProblem("invalid_row", f"{where} is no valid Unicode (a lone surrogate)")
+    if role == "user" and not text_of(content).strip():
+        return RowProblem("invalid_row", f"{where}.content is empty")
     return None
 
 

@@ -58,7 +58,7 @@ def rows_with_ids(
     found = []
     for offset, row in enumerate(rows):
         given = id_text(row.get(dialect.id_column)) if isinstance(row, dict) else None
-        if given is not None and np.isin(_padded(digest(given.encode())), wanted).item():
+        if given is not None and _is_among(_padded(digest(given.encode())), wanted):
             found.append((given, block.first_row + offset))
     return found
 
@@ -73,6 +73,8 @@ def check_columns(schema: pa.Schema, dialect: Dialect) -> None:
     needed = (
         ["body"] if dialect.openai_batch else [dialect.columns.prompt, dialect.columns.messages]
     )
+    if dialect.openai_batch and "custom_id" not in names:
+        raise UsageProblem("input: OpenAI-batch rows need a custom_id; add one to each")
     if not set(needed) & set(names):
         raise UsageProblem(
             f"input: no column {' or '.join(needed)}; there are {', '.join(names) or 'none'}. "
@@ -82,6 +84,11 @@ def check_columns(schema: pa.Schema, dialect: Dialect) -> None:
         raise UsageProblem(
             f"input: columns {', '.join(clash)} have names that the results use; rename them"
         )
+
+
+def _is_among(value: bytes, ordered: np.ndarray) -> bool:
+    at = np.searchsorted(ordered, value)
+    return bool(at < len(ordered) and ordered[at] == value)
 
 
 def _as_dicts(block: Block, fs: AbstractFileSystem) -> list[Row]:

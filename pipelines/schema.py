@@ -103,6 +103,12 @@ def result_table(table: pa.Table) -> pa.Table:
     return table.drop_columns([n for n in INTERNAL.names if n in table.column_names])
 
 
+def without_views(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain strings and binaries for views, which Arrow cannot filter yet."""
+    plain = {pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+    return pa.schema([pa.field(f.name, plain.get(f.type, f.type)) for f in schema])
+
+
 def patch(table: pa.Table, at: Sequence[int], values: Mapping[str, Sequence[object]]) -> pa.Table:
     """A table with new values in some rows of some travelling columns.
 

@@ -85,7 +85,8 @@ def find_files(config: Input, storage: Storage) -> list[InputFile]:
     fs, root = open_filesystem(config.path, storage)
     try:
         paths = _list(fs, root)
-    except (OSError, PermissionError) as error:
+    # A storage driver raises what its library raises: no credentials, no such host.
+    except Exception as error:
         raise UsageProblem(f"input.path: {config.path}: cannot be read ({error})") from error
     if not paths:
         raise UsageProblem(
@@ -124,6 +125,13 @@ def _format_of(path: str) -> str | None:
     return None
 
 
+def file_version(file: InputFile, fs: AbstractFileSystem) -> str:
+    """What changes when the file does: its ETag, or its size and time of change."""
+    info = fs.info(file.path)
+    stamp = info.get("ETag") or info.get("etag") or info.get("mtime") or info.get("updated")
+    return f"{file.path} {info.get('size')} {stamp}"
+
+
 def plan_blocks(
     files: Sequence[InputFile], fs: AbstractFileSystem, block_rows: int | None = None
 ) -> list[Block]:
@@ -143,7 +151,10 @@ def plan_blocks(
             block_rows = min(max(estimate // _BLOCKS_WANTED, _SMALLEST_BLOCK), _LARGEST_BLOCK)
         for file in files:
             blocks += _plan_file(file, fs, block_rows)
-    except (OSError, EOFError, pa.ArrowException, UnicodeError) as error:
+    except UsageProblem:
+        raise
+    # Decompressors and drivers raise errors of their own kinds.
+    except Exception as error:
         raise UsageProblem(f"input.path: a file cannot be read ({error})") from error
     return blocks
 
@@ -248,10 +259,14 @@ def parse_line(line: bytes) -> Row:
     except (ValueError, RecursionError) as error:
         problem = RowProblem("invalid_row", f"the line is no valid JSON ({error})")
         return BadLine(line.decode("utf-8", errors="backslashreplace"), problem)
-    if not isinstance(row, dict):
-        problem = RowProblem("invalid_row", "the line is no JSON object")
-        return BadLine(line.decode("utf-8"), problem)
+    if not isinstance(row, dict) or not all(_is_unicode(name) for name in row):
+        problem = RowProblem("invalid_row", "the line is no JSON object with names for columns")
+        return BadLine(line.decode("utf-8-sig"), problem)
     return row
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def parquet_schema(file: InputFile, fs: AbstractFileSystem) -> pa.Schema:
@@ -273,6 +288,8 @@ def _csv_records(source: IO[bytes]) -> Iterator[Row]:
     csv.field_size_limit(1 << 30)
     reader = csv.reader(text)
     header = next(reader, [])
+    if repeated := sorted({name for name in header if header.count(name) > 1}):
+        raise UsageProblem(f"input.path: CSV columns {', '.join(repeated)} stand twice; rename one")
     for cells in reader:
         if not cells:
             continue

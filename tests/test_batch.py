@@ -18,7 +18,7 @@ from conftest import MakeConfig, tier
 
 from jobs.batch import run
 from jobs.summary import Summary
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, Tier
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.schema import RESULT, nano_dollars
 
@@ -145,7 +145,7 @@ def test_a_retry_answers_what_failed_and_keeps_what_it_cost(make_config: MakeCon
     assert first.errors > 1
     still = run(config, retry=True)
     assert (still.rows, still.errors) == (201, first.errors), "nothing was cured"
-    cured = config.model_copy(update={"tiers": make_config(rows).tiers})
+    cured = config.model_copy(update={"tiers": [Tier.model_validate(tier("only"))]})
     second = run(cured, retry=True)
     assert (second.rows, second.ok, second.errors) == (201, 200, 1)
     assert second.bill_nusd >= first.bill_nusd
@@ -181,6 +181,38 @@ def test_a_finished_run_is_not_run_again(make_config: MakeConfig) -> None:
     before = {p: p.stat().st_mtime_ns for p in Path(config.output.path, "rows").iterdir()}
     assert run(config) == first
     assert {p: p.stat().st_mtime_ns for p in Path(config.output.path, "rows").iterdir()} == before
+
+
+def test_an_edited_input_is_another_input(make_config: MakeConfig) -> None:
+    run(make_config(prompts(20)))
+    edited = [{**row, "prompt": row["prompt"].replace("say", "yell")} for row in prompts(20)]
+    with pytest.raises(UsageProblem, match="another input"):
+        run(make_config(edited))
+
+
+def test_a_retry_that_was_killed_before_it_settled_is_finished_by_the_next_start(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = prompts(100, distinct=60)
+    config = make_config(rows, tiers=[tier("only", fail_every=5)])
+    assert run(config).errors > 0
+    cured = config.model_copy(update={"tiers": [Tier.model_validate(tier("only"))]})
+    with monkeypatch.context() as patched:
+        patched.setattr("jobs.batch.retire_failed", lambda _: None)
+        patched.setattr("jobs.batch.settle", lambda *_: pytest.fail("killed"))
+        with pytest.raises(BaseException, match="killed"):
+            run(cured, retry=True)
+    summary = run(config)
+    assert (summary.rows, summary.ok) == (100, 100)
+    assert answers(config) == {f"r{i}": f"SAY {i % 60}" for i in range(100)}
+    assert_books_balance(config, summary)
+
+
+def test_a_run_that_is_not_finished_is_not_retried(make_config: MakeConfig) -> None:
+    config = make_config(prompts(50), budget_usd=1e-9)
+    assert run(config).exit_code == 4
+    with pytest.raises(UsageProblem, match="not finished"):
+        run(config, retry=True)
 
 
 def test_another_runs_output_is_refused(make_config: MakeConfig) -> None:

@@ -9,6 +9,7 @@ from actors.engine import ScriptedEngine
 from actors.generator import Generator
 from actors.meter import Grant, RunMeter
 from pipelines.config import Tier
+from pipelines.ledger import Replica
 from pipelines.prices import HourRate, PriceList, TokenRate
 from pipelines.requests import Request
 from pipelines.schema import empty_columns, patch
@@ -22,11 +23,11 @@ class LocalMeter:
     def __init__(self, budget_nusd: int | None = None, rate: TokenRate | HourRate = RATE) -> None:
         self.meter = RunMeter(PriceList("test", {"only": rate}, None), budget_nusd, 0)
 
-    async def reserve(self, nusd: int) -> Grant:
-        return self.meter.reserve(nusd)
+    async def reserve(self, name: str, nusd: int) -> Grant:
+        return self.meter.reserve(name, nusd)
 
-    def settle(self, reserved_nusd: int, spent_nusd: int) -> None:
-        self.meter.settle(reserved_nusd, spent_nusd)
+    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None:
+        self.meter.settle(name, reserved_nusd, spent_nusd)
 
     def report_replica(self, name: str, replica: Any) -> None:
         self.meter.report_replica(name, replica)
@@ -101,6 +102,16 @@ def test_a_budget_is_never_passed_and_leaves_the_rest_pending(budget: int) -> No
         assert statuses == ["ok"] * 40
     if budget == 200:
         assert statuses.count("ok") >= 5
+
+
+def test_a_replica_that_died_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its grants are never settled; without it the budget would be held up for ever."""
+    meter = LocalMeter(budget_nusd=100).meter
+    meter.report_replica("dead", Replica("only"))
+    assert meter.reserve("dead", 80) == "granted"
+    assert meter.reserve("living", 50) == "wait"
+    monkeypatch.setattr("actors.meter._SILENT_S", -1.0)
+    assert meter.reserve("living", 50) == "granted"
 
 
 def test_the_time_of_a_replica_is_known_after_each_block() -> None:

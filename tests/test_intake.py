@@ -124,6 +124,66 @@ def test_columns_that_only_look_like_sampling_fields_may_be_left_alone(
     assert user_columns(table).to_pylist() == rows
 
 
+def test_a_column_that_routing_looks_at_is_in_the_key(make_config: MakeConfig) -> None:
+    """Or a hard row would be answered by the tier of an easy one with the same prompt."""
+    rule = {"when": {"columns": {"level": ["easy"]}}, "tier": "only"}
+    route = {"policy": "rules", "rules": [rule], "otherwise": "only"}
+    rows = [{"prompt": "x", "level": level} for level in ("easy", "hard", "easy")]
+    a, b, c = taken(make_config, rows, route=route)["request_key"].to_pylist()
+    assert a == c != b
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"prompt": "x", "\\ud800": 1}',
+        b'{"messages": "' + b"[" * 100_000 + b'"}',
+        b'{"prompt": "x", "note": {"a": "\\udfff"}}',
+        b'{"prompt": "x", "max_tokens": 123456789012345678901234567890}',
+        b'{"prompt": NaN}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_strange_line_is_one_error_row(
+    make_config: MakeConfig, tmp_path: Path, line: bytes
+) -> None:
+    path = tmp_path / "strange.jsonl"
+    path.write_bytes(b'{"prompt": "before"}\n' + line + b'\n{"prompt": "after"}\n')
+    assert taken(make_config, path)["status"].to_pylist() == [None, "error", None]
+
+
+def test_structs_without_members_and_string_views_can_be_written(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    table = user_columns(taken(make_config, [{"prompt": "x", "meta": {}}]))
+    assert table["meta"].to_pylist() == ["{}"]
+    views = pa.table({"prompt": pa.array(["x"], pa.string_view())})
+    pq.write_table(views, tmp_path / "v.parquet")
+    assert taken(make_config, tmp_path / "v.parquet").schema.field("prompt").type == pa.string()
+
+
+def test_broken_utf8_in_parquet_is_one_error_row(make_config: MakeConfig, tmp_path: Path) -> None:
+    prompts = pa.array([b"fine", b"\xff\xfe", b"fine too"]).view(pa.string())
+    pq.write_table(pa.table({"prompt": prompts}), tmp_path / "b.parquet")
+    table = taken(make_config, tmp_path / "b.parquet")
+    assert table["status"].to_pylist() == [None, "error", None]
+
+
+def test_files_whose_types_disagree_are_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    pq.write_table(pa.table({"prompt": ["x"], "a": [2**60 + 1]}), folder / "1.parquet")
+    pq.write_table(pa.table({"prompt": ["y"], "a": [0.5]}), folder / "2.parquet")
+    with pytest.raises(UsageProblem, match="disagree"):
+        taken(make_config, folder)
+
+
+def test_a_csv_with_a_repeated_column_is_refused(make_config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("prompt,note,note\nx,1,2\n")
+    with pytest.raises(UsageProblem, match="note stand twice"):
+        taken(make_config, tmp_path / "a.csv")
+
+
 def test_rows_without_an_id_are_named_by_their_place(make_config: MakeConfig) -> None:
     table = taken(make_config, [{"prompt": "same"}, {"prompt": "same"}])
     first, second = table["row_id"].to_pylist()

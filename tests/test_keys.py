@@ -30,11 +30,16 @@ POLICY = b"policy"
 )
 def test_whatever_can_change_the_answer_changes_the_key(other: Request) -> None:
     """Invariant 4; an omitted field differs from every value of it."""
-    assert request_key(other, POLICY) != request_key(BASE, POLICY)
+    assert request_key(other, POLICY, {}) != request_key(BASE, POLICY, {})
 
 
 def test_another_policy_is_another_key() -> None:
-    assert request_key(BASE, b"other") != request_key(BASE, POLICY)
+    assert request_key(BASE, b"other", {}) != request_key(BASE, POLICY, {})
+
+
+def test_a_column_that_routing_looks_at_is_part_of_the_question() -> None:
+    easy, hard = {"level": "easy"}, {"level": "hard"}
+    assert request_key(BASE, POLICY, easy) != request_key(BASE, POLICY, hard)
 
 
 json_values = st.recursive(
@@ -78,9 +83,14 @@ def test_retrained_weights_are_another_policy(make_config: MakeConfig, tmp_path:
     weights.write_bytes(b"old")
     engine = {"kind": "vllm", "model": str(weights.parent)}
     config = make_config([], tiers=[{**tier("only"), "engine": engine}])
+    drafted = {"speculative_config": {"model": str(weights.parent)}}
+    other = {"kind": "vllm", "model": str(tmp_path), "engine_args": drafted}
+    watched = make_config([], tiers=[{**tier("only"), "engine": other}])
     before = policy_digest(config)
+    before_watched = policy_digest(watched)
     weights.write_bytes(b"new")
     assert policy_digest(config) != before
+    assert policy_digest(watched) != before_watched
 
 
 def test_a_row_is_named_by_its_place() -> None:

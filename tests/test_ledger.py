@@ -37,4 +37,16 @@ def test_time_costs_nothing_where_tokens_are_paid() -> None:
     replica = Replica("t", alive_ns=100, load_ns=10, busy_ns=60)
     lines = overhead_lines({"a": [replica]}, {}, {"t": TokenRate(1, 1, 1)})
     assert sum(line["cost_nusd"] for line in lines) == 0
+
+
+def test_tokens_that_no_committed_row_pays_are_a_retry_line() -> None:
+    replica = Replica("t", alive_ns=100, token_nusd=70)
+    committed = {("a", "t"): Committed(0, 50)}
+    lines = overhead_lines({"a": [replica]}, committed, {"t": TokenRate(1, 1, 1)})
+    assert {line["kind"]: line["cost_nusd"] for line in lines} == {"retry": 20, "idle": 0}
+
+
+def test_idle_engines_that_are_paid_by_the_token_stand_in_the_bill() -> None:
+    replica = Replica("t", alive_ns=100, load_ns=10, busy_ns=60)
+    lines = overhead_lines({"a": [replica]}, {}, {"t": TokenRate(1, 1, 1)})
     assert {line["kind"] for line in lines} == {"load", "retry", "idle"}

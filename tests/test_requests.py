@@ -34,6 +34,10 @@ def user(content: Any = "hello") -> list[dict[str, Any]]:
         ("a", None, {"temperature": 3}, "invalid_request", "temperature"),
         ("a", None, {"top_p": 0}, "invalid_request", "top_p"),
         ("a", None, {"stop": 3}, "invalid_request", "stop"),
+        ("a", None, {"stop": "\ud800"}, "invalid_row", "surrogate"),
+        ("a", None, {"seed": -1}, "invalid_request", "seed"),
+        ("a", None, {"seed": 2**64}, "invalid_request", "seed"),
+        (None, user([{"type": "text", "text": 5}]), {}, "invalid_row", "part without text"),
     ],
 )
 def test_a_bad_row_has_a_reason(
@@ -60,7 +64,7 @@ def test_text_parts_are_text() -> None:
         None, user([{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]), {}
     )
     assert isinstance(request, Request)
-    assert request.last_user_text == "hello"
+    assert request == check("hello", None, {}), "the model gets the text, not its parts"
 
 
 def test_a_request_survives_its_json() -> None:

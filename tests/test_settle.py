@@ -28,7 +28,7 @@ from pipelines.schema import nano_dollars
 from pipelines.storage import Directory
 
 A, B = "aa" * 16, "bb" * 16
-DIALECT = Dialect(Columns(), "jsonl", False, ("only",), {})
+DIALECT = Dialect(Columns(), "jsonl", False, ("only",), {}, ())
 
 
 @pytest.fixture

@@ -57,5 +57,5 @@ def _kind(command: list[str]) -> str:
     """Ray titles its workers after the method they run."""
     title = " ".join(command)
     if title.startswith("ray::"):
-        return title.split("(")[0].split(".")[0]
+        return title.split("(")[0].split(".")[0].strip()
     return next((word for word in ("raylet", "gcs_server", "jobs.cli") if word in title), "other")

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import ray
 
-_OBJECT_STORE_BYTES = 512 << 20
-"""Blocks are a few MB; Ray's default of 30 % of the memory would be touched page by page."""
+_OBJECT_STORE_BYTES = 256 << 20
+"""Blocks are at most 4 MiB; Ray's default of 30 % of the memory would be touched page by page."""
 
 
 def connect(divert_stderr: bool = False) -> Path:

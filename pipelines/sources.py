@@ -30,6 +30,7 @@ FORMATS = {
 _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _SCAN_CHUNK = 1 << 20
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 2048
+_LARGEST_BLOCK_BYTES = 4 << 20
 _BLOCKS_WANTED = 24
 
 
@@ -137,9 +138,9 @@ def plan_blocks(
 ) -> list[Block]:
     """Cut every file into blocks.
 
-    Without `block_rows` a block holds a twenty-fourth of the rows, between 32 and 2,048:
-    small enough that engines start at once and little is lost to a kill, large enough that
-    moving blocks costs little.
+    Without `block_rows` a block holds a twenty-fourth of the rows, between 32 and 2,048 of
+    them and at most 4 MiB: small enough that engines start at once, little is lost to a kill
+    and many fit in memory; large enough that moving blocks costs little.
 
     Raises:
         UsageProblem: a file cannot be read, naming it.
@@ -147,8 +148,7 @@ def plan_blocks(
     blocks: list[Block] = []
     try:
         if block_rows is None:
-            estimate = sum(_estimated_rows(file, fs) for file in files)
-            block_rows = min(max(estimate // _BLOCKS_WANTED, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+            block_rows = _fitting_rows([_estimate(file, fs) for file in files])
         for file in files:
             blocks += _plan_file(file, fs, block_rows)
     except UsageProblem:
@@ -167,15 +167,26 @@ def _plan_file(file: InputFile, fs: AbstractFileSystem, rows: int) -> Iterator[B
     return _counted_blocks(file, fs, rows)
 
 
-def _estimated_rows(file: InputFile, fs: AbstractFileSystem) -> int:
+def _fitting_rows(estimates: Sequence[tuple[int, int]]) -> int:
+    rows = sum(rows for rows, _ in estimates)
+    row_bytes = max(sum(size for _, size in estimates) // max(rows, 1), 1)
+    wanted = min(max(rows // _BLOCKS_WANTED, _SMALLEST_BLOCK), _LARGEST_BLOCK)
+    return max(min(wanted, _LARGEST_BLOCK_BYTES // row_bytes), 1)
+
+
+def _estimate(file: InputFile, fs: AbstractFileSystem) -> tuple[int, int]:
+    """About how many rows a file has, and how many bytes they take when they are read."""
     if file.format == "parquet":
         with fs.open(file.path, "rb") as source:
-            return int(pq.read_metadata(source).num_rows)
+            meta = pq.read_metadata(source)
+        groups = range(meta.num_row_groups)
+        return meta.num_rows, sum(meta.row_group(i).total_byte_size for i in groups)
     with fs.open(file.path, "rb", compression="infer") as source:
         head = source.read(1 << 20)
     lines = head.count(b"\n") or 1
     expansion = 4 if file.path.endswith(_COMPRESSED) else 1
-    return max(int(fs.size(file.path)) * expansion * lines // max(len(head), 1), lines)
+    size = int(fs.size(file.path)) * expansion
+    return max(size * lines // max(len(head), 1), lines), size
 
 
 def _parquet_blocks(file: InputFile, fs: AbstractFileSystem, rows: int) -> Iterator[Block]:

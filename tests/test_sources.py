@@ -84,6 +84,13 @@ def test_blocks_may_be_read_in_any_order(tmp_path: Path, write: Any) -> None:
     assert [row for name in sorted(read) for row in read[name]] == EXPECTED
 
 
+def test_blocks_of_long_rows_hold_fewer_of_them(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "long.jsonl", [{"prompt": "x" * 500_000}] * 40)
+    blocks = plan_blocks(find_files(Input(path=str(path)), Storage()), FS)
+    assert sum(block.num_rows for block in blocks) == 40
+    assert max(block.num_rows for block in blocks) <= 8
+
+
 @settings(max_examples=40)
 @given(
     lines=st.lists(st.sampled_from(["", '{"a": 1}', '{"b": "x"}', "oops"]), max_size=30),

@@ -6,11 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.keys import KEY_BYTES, digest
+from pipelines.keys import KEY_BYTES, digest, sortable
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
 
-_KEY = np.dtype(f"S{KEY_BYTES + 1}")
 _RUN_RATIO = 4
 
 
@@ -35,7 +34,7 @@ class ClaimShard:
         Returns:
             one byte a row: 1 if the row leads its key, 0 if another does.
         """
-        wanted = _padded(keys)
+        wanted = sortable(keys)
         claimants = np.frombuffer(rows, dtype=np.uint64)
         leaders, known = self._look_up(wanted)
         if not known.all():
@@ -121,11 +120,3 @@ def _claim(rows: pa.Table, shards: int, ask: Ask) -> np.ndarray:
     for s, m in members.items():
         leads[m] = np.frombuffer(replies[s], dtype=np.uint8).astype(bool)
     return leads
-
-
-def _padded(keys: bytes) -> np.ndarray:
-    """NumPy compares byte strings without their trailing zeros; one more byte keeps them."""
-    raw = np.frombuffer(keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
-    padded = np.ones((len(raw), KEY_BYTES + 1), dtype=np.uint8)
-    padded[:, :KEY_BYTES] = raw
-    return padded.view(_KEY).ravel()

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipelines.config import ResponseCacheConfig, Storage
+from pipelines.keys import SORTABLE, sortable
 
 Warn = Callable[[str], None]
 """Told once what went wrong; the run goes on."""
@@ -60,14 +61,14 @@ class CachedAnswer:
 class ResponseCache:
     """Exact recall from what the cache held when this object was made.
 
-    The keys are held in memory, sorted, at 24 bytes an entry; answers are read by their place.
+    The keys are held in memory, sorted, at 25 bytes an entry; answers are read by their place.
     The table is pinned to its version, so that compaction beside it moves nothing.
     """
 
     def __init__(self, config: ResponseCacheConfig, storage: Storage, warn: Warn) -> None:
         self._warn = warn
         self._table: Any = None
-        self._keys = np.empty(0, dtype="S17")
+        self._keys = np.empty(0, dtype=SORTABLE)
         self._places = np.empty(0, dtype=np.uint64)
         try:
             self._open(config, storage)
@@ -76,14 +77,11 @@ class ResponseCache:
             self._table = None
             warn(f"response cache {config.path} is unusable, all rows miss it: {error}")
 
-    def __len__(self) -> int:
-        return len(self._keys)
-
     def recall(self, keys: Sequence[str]) -> dict[str, CachedAnswer]:
         """The answers that the cache has, by hexadecimal request key."""
         if self._table is None or not keys:
             return {}
-        wanted = np.array([bytes.fromhex(key) + b"\1" for key in keys], dtype="S17")
+        wanted = sortable(bytes.fromhex("".join(keys)))
         at = np.minimum(np.searchsorted(self._keys, wanted), len(self._keys) - 1)
         places = self._places[at[self._keys[at] == wanted]]
         if not len(places):
@@ -110,9 +108,7 @@ class ResponseCache:
         if not table.count_rows():
             return
         stored = table.search().select(["request_key"]).with_row_id(True).to_arrow()
-        keys = np.frombuffer(
-            b"".join(key + b"\1" for key in stored["request_key"].to_pylist()), dtype="S17"
-        )
+        keys = sortable(b"".join(stored["request_key"].to_pylist()))
         order = np.argsort(keys)
         self._keys, self._places = keys[order], stored["_rowid"].to_numpy()[order]
         self._table = table

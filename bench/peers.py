@@ -3,12 +3,13 @@
     python -m bench.peers generate rows.jsonl --model demo/models/small
     python -m bench.peers ray_data_llm rows.jsonl --model demo/models/small
 
-Each prints one JSON object: rows and the seconds from the engine's first request to its last
-answer. `generate` is one `vllm.LLM.generate` call over prompts that are already tokens, the
+Each prints one JSON object: for each file the seconds from the engine's first request to its
+last answer. `generate` is one `vllm.LLM.generate` call over prompts that are already tokens, the
 upper bound of what the engine does when everything is there beforehand.
 """
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ def sampling(row: dict[str, Any]) -> dict[str, Any]:
 @click.group()
 def main() -> None:
     """Run one peer over a JSONL file of prompts."""
+    # As much as our tier's default; vLLM's own takes half the machine.
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
 
 
 @main.command()
@@ -77,9 +80,6 @@ def generate(rows: tuple[str, ...], model: str) -> None:
 @click.option("--concurrent-batches", default=8)
 def ray_data_llm(rows: str, model: str, batch_size: int, concurrent_batches: int) -> None:
     """`ray.data.llm` with its vLLM engine processor."""
-    import os
-
-    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 

@@ -1,5 +1,6 @@
 """The main job: plan, stream, settle, and account for one run."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +36,8 @@ from pipelines.prices import nano_dollars
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.sources import Block
 from pipelines.storage import Directory
+
+logger = logging.getLogger(__name__)
 
 Watch = Callable[[Snapshot], None]
 OnStart = Callable[[int], None]
@@ -117,6 +120,15 @@ class _Run:
         self._writer = self._start_cache_writer()
 
     def finish(self, blocks: list[Block]) -> Summary:
+        try:
+            return self._finish(blocks)
+        except ray.exceptions.RayError as error:
+            raise RunFailure(
+                f"{_reason(error)}\nWhat is committed stays; run the same command again to go "
+                f"on. Logs: {self._logs}"
+            ) from error
+
+    def _finish(self, blocks: list[Block]) -> Summary:
         with self._watched():
             if blocks:
                 self._stream(blocks)
@@ -161,13 +173,7 @@ class _Run:
         commit = hosts.Commit(
             output, self._plan.prices, self._identity.run_id, self._meter, self._writer
         )
-        try:
-            run_chain(blocks, intake, self._stages(blocks), commit)
-        except ray.exceptions.RayError as error:
-            raise RunFailure(
-                f"{_reason(error)}\nWhat is committed stays; run the same command again to go "
-                f"on. Logs: {self._logs}"
-            ) from error
+        run_chain(blocks, intake, self._stages(blocks), commit)
 
     def _stages(self, blocks: list[Block]) -> list[Stage]:
         config = self._config
@@ -253,6 +259,14 @@ class _Run:
             stop.set()
             thread.join()
 
+    def _save(self, snapshot: Snapshot) -> None:
+        try:
+            save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
+            self._lock.refresh()
+        # Storage that hiccups now is written to again in a few seconds.
+        except Exception as error:
+            logger.warning("the run's state could not be saved: %s", error)
+
     def _look(self, stop: threading.Event) -> None:
         saved = 0.0
         while True:
@@ -260,9 +274,8 @@ class _Run:
             if self._watch:
                 self._watch(snapshot)
             if time.monotonic() - saved > _SAVE_EVERY_S:
-                save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
-                self._lock.refresh()
                 saved = time.monotonic()
+                self._save(snapshot)
             if stop.wait(_WATCH_EVERY_S):
                 return
 

@@ -13,9 +13,8 @@ import click
 from rich.console import Console
 
 from pipelines.config import RunConfig, dump_config, load_config, parse_override
-from pipelines.errors import RunFailure, UsageProblem
+from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
 
-_EXIT_FAILED, _EXIT_USAGE = 1, 2
 out, err = Console(), Console(stderr=True)
 
 
@@ -39,10 +38,10 @@ class Problems(click.Group):
             return super().invoke(ctx)
         except UsageProblem as problem:
             err.print(f"[red]error:[/red] {problem}", highlight=False, soft_wrap=True)
-            sys.exit(_EXIT_USAGE)
+            sys.exit(EXIT_USAGE)
         except RunFailure as failure:
             err.print(f"[red]failed:[/red] {failure}", highlight=False, soft_wrap=True)
-            sys.exit(_EXIT_FAILED)
+            sys.exit(EXIT_FAILED)
 
 
 @click.group(cls=Problems)

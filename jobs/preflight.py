@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -42,6 +43,8 @@ from pipelines.storage import Directory, open_filesystem
 _INLINE_ROWS = 20_000
 """Up to here reading the input once takes less time than starting Ray."""
 _SHOWN_DUPLICATES = 5
+_IDS_AT_ONCE = 4_000_000
+"""Bounds the memory of the search for duplicate ids; the digests lie in Ray's object store."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def plan_run(config: RunConfig, today: date) -> Plan:
     """
     prices = check_config(config, today)
     files = find_files(config.input, config.storage)
+    _check_apart(config)
     fs, _ = open_filesystem(config.input.path, config.storage)
     blocks = plan_blocks(files, fs, config.input.block_rows)
     if not blocks:
@@ -119,6 +123,16 @@ def check_writable(config: RunConfig) -> Directory:
             "choose another directory or mend its permissions"
         ) from error
     return directory
+
+
+def _check_apart(config: RunConfig) -> None:
+    """Results inside the input folder would be its next rows."""
+    fs, source = open_filesystem(config.input.path, config.storage)
+    _, output = open_filesystem(config.output.path, config.storage)
+    if fs.isdir(source) and f"{output}/".startswith(f"{source.rstrip('/')}/"):
+        raise UsageProblem(
+            f"output.path: {config.output.path}: lies in the input folder; choose another"
+        )
 
 
 def _check_model(key: str, engine: VLLM) -> None:
@@ -186,15 +200,17 @@ def _each(look: Any, calls: Sequence[tuple[Any, ...]], blocks: Sequence[Block]) 
     if sum(block.num_rows for block in blocks) <= _INLINE_ROWS:
         return [look(*call) for call in calls]
     connect()
-    remote = ray.remote(look)
-    results: list[Any] = ray.get([remote.remote(*call) for call in calls])
+    task = ray.remote(look)
+    results: list[Any] = ray.get([task.remote(*call) for call in calls])
     return results
 
 
 def _refuse_duplicates(
     digests: Sequence[Any], blocks: Sequence[Block], dialect: Dialect, fs: Any
 ) -> None:
-    repeated = duplicates(digests)
+    shares = max(-(-sum(len(own) for own in digests) // _IDS_AT_ONCE), 1)
+    found = [duplicates(digests, share, shares) for share in range(shares)]
+    repeated = np.sort(np.concatenate(found))
     if not len(repeated):
         return
     shown: dict[str, list[str]] = {}

@@ -83,22 +83,27 @@ class Lock:
     @contextmanager
     def held(self) -> Iterator["Lock"]:
         """Raises: UsageProblem if another driver works here."""
-        if self._directory.exists(_LOCK):
-            owner = json.loads(self._directory.read(_LOCK))
-            if _is_alive(owner):
+        while not self._directory.create(_LOCK, _owner()):
+            owner = json.loads(self._directory.read(_LOCK) or b"{}")
+            if not owner or _is_alive(owner):
                 raise UsageProblem(
-                    f"output.path: {self._directory.url}: process {owner['pid']} on "
-                    f"{owner['host']} is working here; wait for it or choose another output"
+                    f"output.path: {self._directory.url}: process {owner.get('pid')} on "
+                    f"{owner.get('host')} is working here; wait for it or choose another output. "
+                    f"If it is surely gone, remove {_LOCK} there"
                 )
-        self.refresh()
+            self._directory.remove(_LOCK)
         try:
             yield self
         finally:
             self._directory.remove(_LOCK)
 
     def refresh(self) -> None:
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
-        self._directory.write(_LOCK, json.dumps(owner).encode())
+        self._directory.write(_LOCK, _owner())
+
+
+def _owner() -> bytes:
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    return json.dumps(owner).encode()
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:

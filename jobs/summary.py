@@ -10,13 +10,12 @@ from rich.table import Table
 from jobs.preflight import Plan
 from jobs.run_state import RunIdentity, load_replicas
 from pipelines.commit import FOLLOWERS, PENDING
-from pipelines.errors import RunFailure
+from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_OK, RunFailure
 from pipelines.prices import NUSD
 from pipelines.settle import count_rows
 from pipelines.storage import Directory
 
 _FILE = "summary.json"
-EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ERRORS, EXIT_BUDGET = range(5)
 
 
 @dataclass(frozen=True)

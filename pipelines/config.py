@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import fsspec
 import yaml
 from pydantic import (
     BaseModel,
@@ -108,7 +109,9 @@ class Provisioned(Section):
 
     kind: Literal["provisioned"]
     usd_per_gpu_hour: NonNegativeFloat | None = None
-    gpus: PositiveFloat = Field(1.0, description="GPUs that one replica occupies")
+    gpus: PositiveFloat | None = Field(
+        None, description="GPUs that one replica pays for; by default those it reserves, or one"
+    )
     usd_per_replica_hour: NonNegativeFloat | None = Field(
         None, description="instead of usd_per_gpu_hour, for machines without GPUs"
     )
@@ -122,13 +125,12 @@ class Provisioned(Section):
             raise ValueError("give exactly one of usd_per_gpu_hour and usd_per_replica_hour")
         return self
 
-    @property
-    def usd_per_hour(self) -> float:
+    def usd_per_hour(self, reserved_gpus: float) -> float:
         """What one replica costs an hour, in US dollars."""
         if self.usd_per_replica_hour is not None:
             return self.usd_per_replica_hour
         assert self.usd_per_gpu_hour is not None
-        return self.usd_per_gpu_hour * self.gpus
+        return self.usd_per_gpu_hour * (self.gpus or reserved_gpus or 1.0)
 
 
 Billing = Annotated[Serverless | Provisioned, Field(discriminator="kind")]
@@ -267,8 +269,10 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         UsageProblem: naming the file, the key and the remedy.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        with fsspec.open(str(path), "r", encoding="utf-8") as file:
+            text = file.read()
+    # A storage driver raises what its library raises.
+    except Exception as error:
         raise UsageProblem(f"{path}: cannot be read ({error})") from error
     try:
         raw = yaml.safe_load(text)

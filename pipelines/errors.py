@@ -10,9 +10,11 @@ ErrorKind = Literal[
     "unsupported",
     "template",
     "engine",
-    "timeout",
     "lost_leader",
 ]
+
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_ERRORS, EXIT_BUDGET = range(5)
 
 
 class UsageProblem(Exception):

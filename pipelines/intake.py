@@ -17,7 +17,7 @@ from pipelines.requests import REQUEST_FIELDS, Request, check
 from pipelines.schema import TRAVELLING, empty_columns, patch
 from pipelines.sources import BadLine, Block, Row, read_parquet, read_rows
 
-# Fields of an OpenAI-batch body that cannot change an answer.
+# Fields of an OpenAI-batch body that cannot change an answer, and model, which is the tier.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
 # Fields whose value may be JSON text where the format has no nesting.
 _NESTED = {"response_format", "tools", "tool_choice"}

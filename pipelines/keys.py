@@ -9,10 +9,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipelines.config import RunConfig, Scripted, Tier
 from pipelines.requests import Request
 
 KEY_BYTES = 16
+SORTABLE = np.dtype(f"S{KEY_BYTES + 1}")
+"""Digests in NumPy. It drops zero bytes at the end of byte strings; one more byte keeps them."""
 _WHOLE_FILE_LIMIT = 64 << 20
 _EDGE = 1 << 20
 
@@ -21,6 +25,14 @@ def canonical_json(value: Any) -> bytes:
     """One byte string per JSON value: sorted keys, no spaces, UTF-8."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return text.encode("utf-8")
+
+
+def sortable(digests: bytes) -> np.ndarray:
+    """Digests that stand one after the other as an array of dtype `SORTABLE`."""
+    raw = np.frombuffer(digests, dtype=np.uint8).reshape(-1, KEY_BYTES)
+    padded = np.ones((len(raw), KEY_BYTES + 1), dtype=np.uint8)
+    padded[:, :KEY_BYTES] = raw
+    return padded.view(SORTABLE).ravel()
 
 
 def digest(data: bytes) -> bytes:

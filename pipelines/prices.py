@@ -110,7 +110,7 @@ def price_list(config: RunConfig, today: date) -> PriceList:
     tiers: dict[str, TokenRate | HourRate] = {}
     for tier in config.tiers:
         if isinstance(tier.billing, Provisioned):
-            tiers[tier.name] = HourRate(nano_dollars(tier.billing.usd_per_hour))
+            tiers[tier.name] = HourRate(nano_dollars(tier.billing.usd_per_hour(tier.num_gpus)))
         else:
             try:
                 tiers[tier.name] = _token_rate(_serverless_price(tier.billing, book, today))

@@ -12,7 +12,7 @@ from fsspec import AbstractFileSystem
 from pipelines import columns as user_columns
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect, id_text
-from pipelines.keys import KEY_BYTES, digest
+from pipelines.keys import SORTABLE, digest, sortable
 from pipelines.schema import TRAVELLING
 from pipelines.sources import Block, InputFile, Row, read_parquet, read_rows
 
@@ -44,9 +44,14 @@ def scan_parquet_ids(file: InputFile, column: str, fs: AbstractFileSystem) -> np
         )
 
 
-def duplicates(digests: Iterable[np.ndarray]) -> np.ndarray:
-    """The digests that occur more than once: shape (n,), dtype S17."""
-    ordered = np.sort(np.concatenate([*digests, _no_ids()]))
+def duplicates(digests: Iterable[np.ndarray], share: int = 0, shares: int = 1) -> np.ndarray:
+    """The digests that occur more than once: sorted, dtype `SORTABLE`.
+
+    With `shares` only those whose first byte falls to this `share`, so that no process needs
+    all ids at once.
+    """
+    mine = [own[own.view(np.uint8)[:: own.itemsize] % shares == share] for own in digests]
+    ordered = np.sort(np.concatenate([*mine, _no_ids()]))
     return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
 
@@ -58,7 +63,7 @@ def rows_with_ids(
     found = []
     for offset, row in enumerate(rows):
         given = id_text(row.get(dialect.id_column)) if isinstance(row, dict) else None
-        if given is not None and _is_among(_padded(digest(given.encode())), wanted):
+        if given is not None and _is_among(sortable(digest(given.encode()))[0], wanted):
             found.append((given, block.first_row + offset))
     return found
 
@@ -99,14 +104,8 @@ def _as_dicts(block: Block, fs: AbstractFileSystem) -> list[Row]:
 
 def _id_digests(rows: Iterable[Mapping[str, Any]], column: str) -> np.ndarray:
     texts = (id_text(row.get(column)) for row in rows)
-    found = [_padded(digest(text.encode())) for text in texts if text is not None]
-    return np.array(found, dtype=_no_ids().dtype)
+    return sortable(b"".join(digest(text.encode()) for text in texts if text is not None))
 
 
 def _no_ids() -> np.ndarray:
-    return np.empty(0, dtype=f"S{KEY_BYTES + 1}")
-
-
-def _padded(key: bytes) -> bytes:
-    """NumPy strips zero bytes from the end of strings; one more byte keeps them apart."""
-    return key + b"\1"
+    return np.empty(0, dtype=SORTABLE)

@@ -93,6 +93,25 @@ class Directory:
         os.chmod(temporary, 0o644)
         os.replace(temporary, target)
 
+    def create(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one; of several callers at once one succeeds.
+
+        On object stores the check comes first, and two callers within its time both succeed.
+        """
+        if not self._local:
+            if self.exists(name):
+                return False
+            self.write(name, data)
+            return True
+        path = Path(self.path(name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("xb") as file:
+                file.write(data)
+        except FileExistsError:
+            return False
+        return True
+
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         with self.fs.open(self.path(name), "rb") as file:
             return pq.ParquetFile(file).read(columns=columns)

@@ -74,6 +74,7 @@ def broken(tmp_path: Path, name: str) -> list[object]:
         "hub model without revision": ({"tiers": [{**tier("only"), "engine": unpinned}]}, []),
         "output is a file": ({}, ["--output", tmp_path / "file"]),
         "output below a file": ({}, ["--output", tmp_path / "file/out"]),
+        "output in input": ({}, ["--input", tmp_path, "--output", tmp_path / "out"]),
         "no such scheme": ({}, ["--input", "ftq://x/y.jsonl"]),
         "bad override": ({}, ["--set", "tiers.none.replicas=1"]),
     }
@@ -97,6 +98,7 @@ def broken(tmp_path: Path, name: str) -> list[object]:
         ("hub model without revision", ["tiers.only.engine.revision", "pin"]),
         ("output is a file", ["output.path", "cannot be written"]),
         ("output below a file", ["output.path", "cannot be written"]),
+        ("output in input", ["output.path", "lies in the input folder"]),
         ("no such scheme", ["ftq://x/y.jsonl", "cannot be opened"]),
         ("bad override", ["--set tiers.none.replicas", "no item"]),
     ],

@@ -72,6 +72,13 @@ def test_a_provisioned_tier_pays_for_all_its_gpus(make_config: MakeConfig) -> No
     assert prices.baseline is None, "no price per token was stated to compare with"
 
 
+def test_the_gpus_that_a_tier_reserves_are_those_it_pays_for(make_config: MakeConfig) -> None:
+    billing = {"kind": "provisioned", "usd_per_gpu_hour": 3.99}
+    two = {**tier("only"), "billing": billing, "num_gpus": 2}
+    prices = price_list(make_config([], tiers=[two]), date(2026, 11, 24))
+    assert prices.tiers["only"] == HourRate(7_980_000_000)
+
+
 def test_a_provisioned_baseline_is_compared_at_its_stated_equivalent(
     make_config: MakeConfig,
 ) -> None:

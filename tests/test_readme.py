@@ -3,8 +3,8 @@ import re
 import yaml
 from conftest import ROOT
 
-from jobs.summary import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.config import RunConfig
+from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.schema import RESULT
 
 README = (ROOT / "README.md").read_text()

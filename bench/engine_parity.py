@@ -34,12 +34,12 @@ def write_mix(path: Path, rows: int, tokens: int) -> None:
 
 
 def run_json(command: list[str]) -> dict[str, Any]:
-    """A command's standard output, whose last line or whole is JSON."""
+    """The JSON that a command printed: a line of seconds among others, or all of it."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise click.ClickException(f"{' '.join(command)}\n{done.stderr[-4000:]}")
-    start = done.stdout.rfind('{"seconds"')
-    result: dict[str, Any] = json.loads(done.stdout[start:] if start >= 0 else done.stdout)
+    lines = [line for line in done.stdout.splitlines() if line.startswith('{"seconds"')]
+    result: dict[str, Any] = json.loads(lines[0] if lines else done.stdout)
     return result
 
 
@@ -85,6 +85,7 @@ def main(model: str, repeats: int, as_json: bool) -> None:
         for _ in range(repeats):
             for name, path in paths.items():
                 rates.setdefault(f"ours {name}", []).append(ours(path, model, Path(folder)))
+                click.echo(f"ours {name}: {rates[f'ours {name}'][-1]:.1f} rows/s", err=True)
             for name, rate in zip(
                 paths, peer("generate", list(paths.values()), model), strict=True
             ):

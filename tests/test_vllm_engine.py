@@ -159,6 +159,42 @@ def test_shares_of_the_engines_time_sum_to_it(running: Running) -> None:
     assert sum(a.engine_ns for a in answers) == clock.busy_ns - before
 
 
+class Poisoned(VLLMEngine):
+    """An engine whose core dies, with all that is in it, of one prompt."""
+
+    deaths = 0
+
+    async def _once(self, tokens: list[int], params: Any) -> Answer:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        inside = self.__dict__.setdefault("inside", [])
+        inside.append(tokens[0])
+        await asyncio.sleep(0.001)
+        poisoned = 666 in inside
+        await asyncio.sleep(0)
+        inside.remove(tokens[0])
+        if poisoned:
+            raise EngineDeadError
+        return Answer(response=str(tokens[0]))
+
+    async def _restart(self, dead: Any) -> None:
+        self.deaths += 1
+
+
+def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it() -> None:
+    async def all_at_once() -> list[Answer]:
+        engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3)
+        engine._llm = None
+        rows = [*range(20), 666, *range(20, 40)]
+        return await asyncio.gather(*(engine._generate([row], None) for row in rows))  # type: ignore[arg-type]
+
+    answers = asyncio.run(all_at_once())
+    (poison,) = [a for a in answers if a.problem]
+    assert poison.problem is not None
+    assert (poison.problem.kind, poison.attempts) == ("engine", 3)
+    assert [a.response for a in answers if not a.problem] == [str(i) for i in range(40)]
+
+
 def test_a_dead_engine_is_restarted_and_its_rows_run_again(running: Running) -> None:
     import psutil
 

@@ -32,6 +32,7 @@ _MAX_RESTARTS = 5
 _SUSPICIOUS_BYTES_PER_TOKEN = 8
 """Text this long for its context is worth tokenizing before a model is loaded for it."""
 _DEATHS_BEFORE_ALONE = 2
+_LONG_TEXT_BYTES = 8192
 _HEADROOM = 1.125
 """Requests handed to vLLM per request that it runs, so that a slot never waits for Python."""
 
@@ -58,7 +59,8 @@ class VLLMEngine:
         self._restarts = 0
         self._lock = asyncio.Lock()
         self._turns = Turns()
-        # Off the loop, where long prompts would delay the answers of others.
+        # For long prompts, which would delay the answers of others on the loop; a short one is
+        # done in less time than handing it over takes.
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     async def start(self) -> None:
@@ -95,8 +97,7 @@ class VLLMEngine:
         if problem := _unsupported({**self._defaults, **request.sampling}):
             return problem
         limit = self._stated_context
-        size = sum(len(text_of(m.get("content")).encode()) for m in request.messages)
-        if limit is None or size < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
+        if limit is None or _text_bytes(request) < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
             return None
         text = "".join(text_of(m.get("content")) for m in request.messages)
         tokens = len(self._light_tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -120,11 +121,12 @@ class VLLMEngine:
         return PreTrainedTokenizerFast.from_pretrained(self.model)
 
     async def answer(self, request: Request) -> Answer:
-        prepared = await self._prepare(request)
-        if isinstance(prepared, RowProblem):
-            return Answer(problem=prepared)
-        tokens, params = prepared
+        # Prepared when its turn is near: a whole block at once would hold up the loop.
         async with self._slots:
+            prepared = await self._prepare(request)
+            if isinstance(prepared, RowProblem):
+                return Answer(problem=prepared)
+            tokens, params = prepared
             return await self._generate(tokens, params)
 
     async def stop(self) -> None:
@@ -147,9 +149,12 @@ class VLLMEngine:
         fields = {**self._model_defaults, **self._defaults, **request.sampling}
         if problem := _unsupported(fields):
             return problem
-        loop = asyncio.get_running_loop()
         try:
-            tokens = await loop.run_in_executor(self._tokenizing, self._tokenize, request)
+            if _text_bytes(request) < _LONG_TEXT_BYTES:
+                tokens = self._tokenize(request)
+            else:
+                loop = asyncio.get_running_loop()
+                tokens = await loop.run_in_executor(self._tokenizing, self._tokenize, request)
         # A chat template is a program from the model's folder: it may raise anything.
         except Exception as error:
             return RowProblem("template", f"the chat template refused the messages ({error})")
@@ -187,7 +192,7 @@ class VLLMEngine:
         return Answer(problem=problem, attempts=self._max_attempts)
 
     async def _once(self, tokens: list[int], params: "SamplingParams") -> Answer:
-        from vllm import TokensPrompt
+        from vllm.inputs.engine import tokens_input
 
         name = str(next(self._ids))
         started = time.monotonic_ns()
@@ -195,9 +200,8 @@ class VLLMEngine:
         computed = 0
         engine_ns = 0
         try:
-            async for output in self._llm.generate(
-                TokensPrompt(prompt_token_ids=tokens), params, name
-            ):
+            # An input of the engine's own kind: a raw prompt would take a detour by a thread.
+            async for output in self._llm.generate(tokens_input(tokens), params, name):
                 final = output
             completion = final.outputs[0]
             usage = Usage(len(tokens), final.num_cached_tokens or 0, len(completion.token_ids))
@@ -230,6 +234,10 @@ class VLLMEngine:
                 )
             dead.shutdown()
             await self.start()
+
+
+def _text_bytes(request: Request) -> int:
+    return sum(len(text_of(m.get("content")).encode()) for m in request.messages)
 
 
 def _too_long(tokens: int, limit: int) -> RowProblem:

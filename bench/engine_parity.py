@@ -21,7 +21,7 @@ import yaml
 
 from bench.peers import ENGINE_ARGS, read_rows
 
-MIXES = {"small": (2000, 16), "long": (300, 200)}
+MIXES = {"small": (4000, 16), "long": (400, 200)}
 
 
 def write_mix(path: Path, rows: int, tokens: int) -> None:
@@ -72,7 +72,7 @@ def peer(name: str, paths: list[Path], model: str) -> list[float]:
 
 
 @click.command()
-@click.option("--model", default="demo/models/small", show_default=True)
+@click.option("--model", default="demo/models/large", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def main(model: str, repeats: int, as_json: bool) -> None:

@@ -4,8 +4,8 @@
     python -m bench.peers ray_data_llm rows.jsonl --model demo/models/small
 
 Each prints one JSON object: for each file the seconds from the engine's first request to its
-last answer. `generate` is one `vllm.LLM.generate` call over prompts that are already tokens, the
-upper bound of what the engine does when everything is there beforehand.
+last answer. `generate` is one `vllm.LLM.generate` call over all prompts, their chat template
+applied beforehand: the upper bound of what the engine does when everything is there at once.
 """
 
 import json
@@ -46,7 +46,7 @@ def main() -> None:
 @click.option("--model", required=True)
 def generate(rows: tuple[str, ...], model: str) -> None:
     """One `LLM.generate` call per file, on one warm engine."""
-    from vllm import LLM, SamplingParams, TokensPrompt
+    from vllm import LLM, SamplingParams
 
     llm = LLM(model=model, **ENGINE_ARGS)
     tokenizer = llm.get_tokenizer()
@@ -54,13 +54,10 @@ def generate(rows: tuple[str, ...], model: str) -> None:
     for path in rows:
         read = read_rows(path)
         prompts = [
-            TokensPrompt(
-                prompt_token_ids=tokenizer.apply_chat_template(
-                    [{"role": "user", "content": row["prompt"]}],
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                )
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": row["prompt"]}],
+                add_generation_prompt=True,
+                tokenize=False,
             )
             for row in read
         ]

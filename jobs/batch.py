@@ -139,7 +139,6 @@ class _Run:
         forget_taken_up(self._directory)
         if not snapshot.closed:
             settle(self._directory, self._plan.prices, self._identity.run_id)
-            retire_failed(self._directory)
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),

@@ -86,6 +86,9 @@ def run_chain(
     # Without a size to shape output to, a task that takes a block returns a block.
     context.target_max_block_size = None
     context.enable_progress_bars = False
+    # Each running task would have a thread that measures its memory every second, by a walk
+    # through all pages; a chain of actors that hold engines has nothing to learn from it.
+    context.memory_usage_poll_interval_s = None
     dataset = ray.data.read_datasource(BlockSource(blocks, read), override_num_blocks=len(blocks))
     for stage in stages:
         dataset = _hosted(dataset, stage)

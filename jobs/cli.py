@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, NoReturn
@@ -20,10 +20,13 @@ out, err = Console(), Console(stderr=True)
 
 @contextmanager
 def _own_terminal() -> Iterator[Console]:
-    """Standard error for us alone: what else is printed there while it lasts may go to a file."""
+    """The terminal for us alone: what libraries print while it lasts may go to a file.
+
+    Ray prints some warnings to standard output, where the summary or its JSON belongs.
+    """
     saved = os.dup(2)
     try:
-        with os.fdopen(os.dup(2), "w") as stream:
+        with os.fdopen(os.dup(2), "w") as stream, redirect_stdout(sys.stderr):
             yield Console(file=stream)
     finally:
         os.dup2(saved, 2)

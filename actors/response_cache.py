@@ -122,6 +122,7 @@ class CacheWriter:
         self._waiting: list[pa.Table] = []
         self._last_flush = time.monotonic()
         self._failed = False
+        self._wrote = False
 
     def append(self, entries: pa.Table) -> None:
         """Take entries of schema `ENTRY`; they are durable after `flush`."""
@@ -141,9 +142,9 @@ class CacheWriter:
         self._last_flush = time.monotonic()
 
     def close(self) -> None:
-        """Write what waits and tidy up."""
+        """Write what waits and tidy up after it."""
         self.flush()
-        if self._failed:
+        if self._failed or not self._wrote:
             return
         try:
             self._open().optimize(cleanup_older_than=_KEEP_VERSIONS)
@@ -154,6 +155,7 @@ class CacheWriter:
         # Two rows of one append may share a key; merging alone would keep both.
         first = np.unique(_hex(entries), return_index=True)[1]
         merge = self._open().merge_insert("request_key").when_not_matched_insert_all()
+        self._wrote = True
         merge.execute(entries.take(pa.array(np.sort(first))))
 
     def _open(self) -> Any:

@@ -31,7 +31,7 @@ _COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
 _SCAN_CHUNK = 1 << 20
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 32, 2048
 _LARGEST_BLOCK_BYTES = 4 << 20
-_BLOCKS_WANTED = 24
+_BLOCKS_WANTED = 12
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def plan_blocks(
 ) -> list[Block]:
     """Cut every file into blocks.
 
-    Without `block_rows` a block holds a twenty-fourth of the rows, between 32 and 2,048 of
+    Without `block_rows` a block holds a twelfth of the rows, between 32 and 2,048 of
     them and at most 4 MiB: small enough that engines start at once, little is lost to a kill
     and many fit in memory; large enough that moving blocks costs little.
 

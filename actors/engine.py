@@ -7,9 +7,10 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
 
+from actors.admission import Admission, Admitted
 from pipelines.config import Scripted, Tier
 from pipelines.cost import Usage
-from pipelines.engine_time import EngineClock
+from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
 from pipelines.requests import Request
 
@@ -43,6 +44,8 @@ class Engine(Protocol):
 
     model: str
     clock: EngineClock
+    occupancy: Occupancy
+    admission: Admission
 
     async def start(self) -> None:
         """Load the model. Raises what the engine raises; the run then ends."""
@@ -67,18 +70,22 @@ class ScriptedEngine:
     def __init__(self, config: Scripted) -> None:
         self.model = config.model
         self.clock = EngineClock()
+        self.occupancy = Occupancy()
+        self.admission = Admission(None)
         self._config = config
-        self._slots = asyncio.Semaphore(config.max_num_seqs)
         self._ids = count()
 
     async def start(self) -> None:
-        pass
+        self.admission.open(self._config.max_num_seqs)
 
     def refuse(self, request: Request) -> RowProblem | None:
         return None
 
     async def answer(self, request: Request) -> Answer:
-        async with self._slots:
+        admitted = await self.admission.enter(request)
+        if not isinstance(admitted, Admitted):
+            return admitted
+        with admitted:
             name, started = str(next(self._ids)), time.monotonic_ns()
             self.clock.admit(name, 1, started)
             if self._config.delay_s:
@@ -111,4 +118,4 @@ def build_engine(tier: Tier, defaults: dict[str, Any]) -> Engine:
         return ScriptedEngine(tier.engine)
     from actors.vllm_engine import VLLMEngine
 
-    return VLLMEngine(tier.engine, defaults, tier.max_attempts)
+    return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s)

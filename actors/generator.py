@@ -108,6 +108,7 @@ class Generator:
                 token_nusd=self._token_nusd,
                 model=self._engine.model,
                 sizes=getattr(self._engine, "sizes", {}),
+                **self._engine.occupancy.as_dict(),
             ),
         )
 

@@ -2,25 +2,31 @@
 
 import asyncio
 import json
+import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from actors.admission import Admission, Admitted
 from actors.engine import Answer
 from actors.turns import Turns
+from actors.vllm_core import decode, kill_core, last_words, tokens_left
 from pipelines.config import VLLM
 from pipelines.cost import Usage
-from pipelines.engine_time import EngineClock
+from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
 from pipelines.requests import Request, text_of
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
 
 # Sampling fields that vLLM takes under the same name.
 _PASSED = (
@@ -33,8 +39,47 @@ _SUSPICIOUS_BYTES_PER_TOKEN = 8
 """Text this long for its context is worth tokenizing before a model is loaded for it."""
 _DEATHS_BEFORE_ALONE = 2
 _LONG_TEXT_BYTES = 8192
-_HEADROOM = 1.125
-"""Requests handed to vLLM per request that it runs, so that a slot never waits for Python."""
+
+
+@dataclass
+class Generation:
+    """One request on its way through the engine, over the deaths that it lives to see.
+
+    Attributes:
+        generated: tokens that dead engines left; the next goes on after them.
+        engine_ns: what they cost.
+    """
+
+    tokens: list[int]
+    params: "SamplingParams"
+    generated: list[int] = field(default_factory=list)
+    engine_ns: int = 0
+
+    @property
+    def resumable(self) -> bool:
+        """Whether what comes after some tokens does not depend on who generated them."""
+        p = self.params
+        return not (
+            p.stop or p.seed is not None or p.n > 1 or p.logprobs is not None
+            or p.structured_outputs or p.presence_penalty or p.frequency_penalty
+            or p.repetition_penalty != 1.0
+        )  # fmt: skip
+
+    def rest(self) -> "SamplingParams":
+        """The parameters for what is still to be generated."""
+        if not self.generated:
+            return self.params
+        rest = self.params.clone()
+        rest.max_tokens = self.params.max_tokens - len(self.generated)
+        rest.min_tokens = max(self.params.min_tokens - len(self.generated), 0)
+        return rest
+
+    def keep(self, generated: list[int], engine_ns: int) -> None:
+        """Take over what a dead engine left, but for one token, so that there is a rest."""
+        room = self.params.max_tokens - 1 - len(self.generated)
+        if self.resumable and generated[:room]:
+            self.generated += generated[:room]
+            self.engine_ns += engine_ns
 
 
 class VLLMEngine:
@@ -46,15 +91,23 @@ class VLLMEngine:
     Args:
         defaults: the run's sampling fields, for what a row leaves out.
         max_attempts: how often a row is generated when the engine core dies under it.
+        stall_s: an engine that has work and makes no step for so long is started again.
     """
 
-    def __init__(self, config: VLLM, defaults: dict[str, Any], max_attempts: int) -> None:
+    def __init__(
+        self, config: VLLM, defaults: dict[str, Any], max_attempts: int, stall_s: float
+    ) -> None:
         self.model = config.model
         self.clock = EngineClock()
+        self.occupancy = Occupancy()
         self.sizes: dict[str, int] = {}
         self._config = config
         self._defaults = defaults
         self._max_attempts = max_attempts
+        self._stall_s = stall_s
+        self.admission = Admission(defaults.get("max_tokens"))
+        self._watchdog: asyncio.Task[None] | None = None
+        self._last_words = ""
         self._ids = count()
         self._restarts = 0
         self._lock = asyncio.Lock()
@@ -64,34 +117,46 @@ class VLLMEngine:
         self._tokenizing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
 
     async def start(self) -> None:
+        # In a thread: loading takes long, and the loop has others to talk to meanwhile.
+        self._llm = await asyncio.to_thread(self._load)
+        scheduler = self._llm.vllm_config.scheduler_config
+        self.sizes = {
+            "max_num_seqs": scheduler.max_num_seqs,
+            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
+        }
+        if not self._watchdog:
+            self.admission.open(scheduler.max_num_seqs)
+            self._watchdog = asyncio.create_task(self._watch())
+        self._max_model_len = self._llm.model_config.max_model_len
+        self._model_defaults = self._llm.model_config.get_diff_sampling_param()
+        self._tokenizer = self._llm.get_tokenizer()
+
+    def _load(self) -> "AsyncLLM":
         self._set_environment()
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        from actors.vllm_steps import step_logger
+        from actors.vllm_steps import StepLogger
 
-        arguments = {
+        steps = StepLogger(self.clock, self.occupancy, self.admission)
+        llm = AsyncLLM.from_engine_args(
+            AsyncEngineArgs(**self._arguments()),
+            usage_context=UsageContext.LLM_CLASS,
+            stat_loggers=[lambda *_: steps],
+        )
+        # vLLM adds its own to ours; counting for Prometheus costs a tenth of a small step.
+        llm.logger_manager.stat_loggers = llm.logger_manager.stat_loggers[:1]
+        return llm
+
+    def _arguments(self) -> dict[str, Any]:
+        return {
             "model": self._config.model,
             "revision": self._config.revision,
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
             **self._config.engine_args,
         }
-        self._llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments),
-            usage_context=UsageContext.LLM_CLASS,
-            stat_loggers=[step_logger(self.clock)],
-        )
-        scheduler = self._llm.vllm_config.scheduler_config
-        self.sizes = {
-            "max_num_seqs": scheduler.max_num_seqs,
-            "max_num_batched_tokens": scheduler.max_num_batched_tokens,
-        }
-        self._slots = asyncio.Semaphore(int(scheduler.max_num_seqs * _HEADROOM) + 1)
-        self._max_model_len = self._llm.model_config.max_model_len
-        self._model_defaults = self._llm.model_config.get_diff_sampling_param()
-        self._tokenizer = self._llm.get_tokenizer()
 
     def refuse(self, request: Request) -> RowProblem | None:
         if problem := _unsupported({**self._defaults, **request.sampling}):
@@ -121,16 +186,22 @@ class VLLMEngine:
         return PreTrainedTokenizerFast.from_pretrained(self.model)
 
     async def answer(self, request: Request) -> Answer:
-        # Prepared when its turn is near: a whole block at once would hold up the loop.
-        async with self._slots:
+        admitted = await self.admission.enter(request)
+        if not isinstance(admitted, Admitted):
+            return admitted
+        # Prepared when it goes in: a whole block at once would hold up the loop.
+        with admitted:
             prepared = await self._prepare(request)
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
-            tokens, params = prepared
-            return await self._generate(tokens, params)
+            answer = await self._generate(Generation(*prepared))
+            admitted.answered(answer.usage.completion_tokens)
+            return answer
 
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False)
+        if self._watchdog:
+            self._watchdog.cancel()
         if hasattr(self, "_llm"):
             self._llm.shutdown()
             # Its destructor would shut it down once more, when the interpreter is half gone.
@@ -170,17 +241,17 @@ class VLLMEngine:
         )
         return ids
 
-    async def _generate(self, tokens: list[int], params: "SamplingParams") -> Answer:
+    async def _generate(self, generation: Generation) -> Answer:
         from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         for attempt in range(1, self._max_attempts + 1):
             # Whoever was there at two deaths runs alone, so that it takes nobody with it.
-            turn = self._turns.alone if attempt > _DEATHS_BEFORE_ALONE else self._turns.together
-            async with turn():
+            alone = attempt > _DEATHS_BEFORE_ALONE
+            async with self._turns.alone() if alone else self._turns.together():
                 llm = self._llm
                 try:
-                    answer = await self._once(tokens, params)
+                    answer = await self._once(generation)
                     self._restarts = 0
                     return replace(answer, attempts=attempt)
                 except (VLLMClientError, EngineGenerateError) as error:
@@ -188,32 +259,54 @@ class VLLMEngine:
                     return Answer(problem=problem, attempts=attempt)
                 except EngineDeadError:
                     await self._restart(llm)
-        problem = RowProblem("engine", f"the engine died {self._max_attempts} times under this row")
-        return Answer(problem=problem, attempts=self._max_attempts)
+            if alone:
+                break
+        problem = RowProblem(
+            "engine",
+            f"the engine died {attempt} times under this row; its last words: {self._last_words}",
+        )
+        return Answer(problem=problem, attempts=attempt)
 
-    async def _once(self, tokens: list[int], params: "SamplingParams") -> Answer:
+    async def _once(self, generation: Generation) -> Answer:
         from vllm.inputs.engine import tokens_input
 
-        name = str(next(self._ids))
+        llm, name = self._llm, str(next(self._ids))
         started = time.monotonic_ns()
-        self.clock.admit(name, len(tokens), started)
-        computed = 0
-        engine_ns = 0
+        prompt = generation.tokens + generation.generated
+        self.clock.admit(name, len(prompt), started)
+        final = None
         try:
             # An input of the engine's own kind: a raw prompt would take a detour by a thread.
-            async for output in self._llm.generate(tokens_input(tokens), params, name):
+            async for output in llm.generate(tokens_input(prompt), generation.rest(), name):
                 final = output
-            completion = final.outputs[0]
-            usage = Usage(len(tokens), final.num_cached_tokens or 0, len(completion.token_ids))
-            computed = usage.prompt_tokens - usage.cached_prompt_tokens
         finally:
             # Also when it failed: the time that it took was not free.
+            computed = len(prompt) - (final.num_cached_tokens or 0) if final else 0
             engine_ns = self.clock.finish(name, computed, time.monotonic_ns())
+            if final is None:
+                generation.keep(tokens_left(llm, name), engine_ns)
+        return self._answer_of(generation, final, engine_ns + generation.engine_ns, started)
+
+    def _answer_of(
+        self, generation: Generation, final: Any, engine_ns: int, started: int
+    ) -> Answer:
+        completion = final.outputs[0]
+        prompt_tokens = len(generation.tokens)
+        usage = Usage(
+            prompt_tokens,
+            min(final.num_cached_tokens or 0, prompt_tokens),
+            len(generation.generated) + len(completion.token_ids),
+        )
         if completion.finish_reason not in ("stop", "length"):
             problem = RowProblem("engine", f"generation ended with {completion.finish_reason}")
             return Answer(problem=problem, usage=usage, engine_ns=engine_ns)
+        text = completion.text
+        if generation.generated:
+            ids = generation.generated + list(completion.token_ids)
+            stopped = completion.finish_reason == "stop"
+            text = decode(self._tokenizer, generation.tokens, ids, generation.params, stopped)
         return Answer(
-            response=completion.text,
+            response=text,
             finish_reason=completion.finish_reason,
             usage=usage,
             engine_ns=engine_ns,
@@ -227,13 +320,24 @@ class VLLMEngine:
             if self._llm is not dead:
                 return
             self._restarts += 1
+            self.occupancy.deaths += 1
+            self._last_words = last_words()
+            self.admission.limit.died()
             if self._restarts > _MAX_RESTARTS:
                 raise RunFailure(
                     f"the engine of {self.model} died {self._restarts} times without an answer "
-                    "between; see the logs"
+                    f"between; its last words: {self._last_words}"
                 )
-            dead.shutdown()
+            await asyncio.to_thread(dead.shutdown)
             await self.start()
+
+    async def _watch(self) -> None:
+        """Kill an engine that makes no step though it has work; its rows then run again."""
+        while True:
+            await asyncio.sleep(min(self._stall_s / 4, 10.0))
+            if self.clock.waiting_for_step_ns(time.monotonic_ns()) > self._stall_s * 1e9:
+                logger.warning("no step of %s in %s s: restarting it", self.model, self._stall_s)
+                kill_core(self._llm)
 
 
 def _text_bytes(request: Request) -> int:

@@ -202,6 +202,11 @@ def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:
             "busy_s": round(replica.busy_ns / 1e9, 3),
             "idle_s": round(replica.idle_ns / 1e9, 3),
             "active_s": round(replica.active_ns / 1e9, 3),
+            "mean_running": round(replica.running_ns / max(replica.busy_ns, 1), 1),
+            "mean_waiting": round(replica.waiting_ns / max(replica.busy_ns, 1), 1),
+            "generated_tokens": replica.generated_tokens,
+            "preemptions": replica.preemptions,
+            "deaths": replica.deaths,
             **replica.sizes,
         }
         for replica in load_replicas(directory).get(attempt_id, [])

@@ -172,7 +172,12 @@ class Tier(Section):
     replicas: PositiveInt = 1
     num_cpus: NonNegativeFloat = Field(0.1, description="Ray CPUs that one replica reserves")
     num_gpus: NonNegativeFloat = Field(0.0, description="Ray GPUs that one replica reserves")
-    max_attempts: PositiveInt = 3
+    max_attempts: PositiveInt = Field(
+        3, description="how often a row runs when its engine dies; the third time it runs alone"
+    )
+    stall_s: PositiveFloat = Field(
+        600.0, description="an engine with work that makes no step for so long is started again"
+    )
 
 
 class Match(Section):

@@ -61,6 +61,30 @@ class _Running:
     prefill_rate: float = 0.0
 
 
+@dataclass
+class Occupancy:
+    """How full an engine was, and what it had to do again.
+
+    `running_ns` and `waiting_ns` are requests times nanoseconds: over the busy time they give
+    the mean number that ran in a step and that waited before it. `generated_tokens` counts all
+    that were generated, also those of rows whose engine then died.
+    """
+
+    running_ns: int = 0
+    waiting_ns: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    deaths: int = 0
+
+    def as_dict(self) -> dict[str, int]:
+        return dict(vars(self))
+
+    def observe(self, running: int, waiting: int, step_ns: int) -> None:
+        """A step took so long; so many run and wait after it."""
+        self.running_ns += running * step_ns
+        self.waiting_ns += waiting * step_ns
+
+
 class EngineClock:
     """Divides one replica's busy time among its requests, in constant time per event.
 
@@ -94,6 +118,10 @@ class EngineClock:
         """From the first admission to the last finish, idle time between them included."""
         return self._last_ns - self._first_ns
 
+    def waiting_for_step_ns(self, now_ns: int) -> int:
+        """Since when nothing has come of the requests that run; 0 if none does."""
+        return now_ns - self._last_step_ns if self._running else 0
+
     def admit(self, request: str, prompt_tokens: int, now_ns: int) -> None:
         self._advance(now_ns)
         if not self._running:
@@ -112,13 +140,17 @@ class EngineClock:
         self._running[request] = running
         self._new.append(running)
 
-    def step(self, tokens: int, now_ns: int) -> None:
-        """Record the end of an engine step that computed `tokens` for the running requests."""
+    def step(self, tokens: int, now_ns: int) -> int:
+        """Record the end of an engine step that computed `tokens` for the running requests.
+
+        Returns:
+            How long it took, in nanoseconds.
+        """
         self._advance(now_ns)
         step_ns = now_ns - self._last_step_ns
         self._last_step_ns = now_ns
         if not self._running or tokens <= 0 or step_ns <= 0:
-            return
+            return 0
         context = max(self._context, 1)
         self.model.add(tokens, context, step_ns)
         fixed, per_token, per_context = self.model.parts(tokens, context)
@@ -132,6 +164,7 @@ class EngineClock:
         self._steps += 1
         self._context += len(self._running)
         self._accrued += step_ns
+        return step_ns
 
     def finish(self, request: str, computed_prompt_tokens: int, now_ns: int) -> int:
         """The nanoseconds that a finished request pays; whoever leaves last pays the rest.

@@ -17,7 +17,8 @@ class Replica:
 
     `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
     what is left of `alive_ns` is idle. `active_ns` is from the first request's admission to
-    the last answer. `token_nusd` is what its answers cost by the token.
+    the last answer. `token_nusd` is what its answers cost by the token. The rest is its engine's
+    `Occupancy`.
     """
 
     tier: str
@@ -27,6 +28,11 @@ class Replica:
     active_ns: int = 0
     tokens: int = 0
     token_nusd: int = 0
+    running_ns: int = 0
+    waiting_ns: int = 0
+    generated_tokens: int = 0
+    preemptions: int = 0
+    deaths: int = 0
     model: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
 

@@ -1,0 +1,122 @@
+"""The door of an engine: rows wait here, and go in one by one as the engine can hold them."""
+
+import asyncio
+from itertools import count
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from pipelines.admission import (
+    AdmissionLimit,
+    LengthEstimates,
+    Ticket,
+    WaitingRoom,
+    prefix_of,
+)
+from pipelines.requests import Request
+
+if TYPE_CHECKING:
+    from actors.engine import Answer
+
+_WINDOW = 2
+"""Waiting requests that are compared with each other, per request that the engine runs."""
+
+
+class Admission:
+    """Lets requests into an engine in the order of `WaitingRoom`.
+
+    Lives on one event loop, where nothing happens between two awaits.
+
+    Args:
+        default_max_tokens: the limit of a request that states none.
+    """
+
+    def __init__(self, default_max_tokens: int | None) -> None:
+        # Nobody goes in before the engine has told how many it holds.
+        self.limit = AdmissionLimit(0)
+        self._room = WaitingRoom(0)
+        self._lengths = LengthEstimates()
+        self._default_max_tokens = default_max_tokens
+        self._numbers = count()
+        self._inside = 0
+        self._called = False
+
+    def open(self, max_num_seqs: int) -> None:
+        self.limit = AdmissionLimit(max_num_seqs)
+        self._room.window = _WINDOW * max_num_seqs
+        self._let_in_soon()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._room)
+
+    @property
+    def free(self) -> int:
+        """Requests that could go in at once."""
+        return max(self.limit.num_seqs - self._inside - self.waiting, 0)
+
+    async def enter(self, request: Request) -> "Admitted | Answer":
+        """Wait for the request's turn; or for its answer, if the ticket went elsewhere."""
+        prefix, limit = prefix_of(request), self._max_tokens(request)
+        least = request.sampling.get("min_tokens", 0)
+        expected = self._lengths.expected(prefix, limit, least)
+        admitted: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
+        self._room.add(Ticket(expected, next(self._numbers), prefix, request, admitted))
+        self._let_in_soon()
+        answer = await admitted
+        return Admitted(self, prefix, limit) if answer is None else answer
+
+    def leave(self) -> None:
+        self._inside -= 1
+        self._let_in()
+
+    def answered(self, prefix: bytes, max_tokens: int | None, completion_tokens: int) -> None:
+        self._lengths.seen(prefix, max_tokens, completion_tokens)
+        self.limit.answered()
+
+    def lend_half(self) -> list[Ticket]:
+        """Half of those that wait, to be answered elsewhere; `bring_back` those that are not."""
+        return self._room.pop_half()
+
+    def bring_back(self, tickets: list[Ticket]) -> None:
+        for ticket in tickets:
+            self._room.add(ticket)
+        self._let_in_soon()
+
+    def _max_tokens(self, request: Request) -> int | None:
+        limit: int | None = request.sampling.get("max_tokens", self._default_max_tokens)
+        return limit
+
+    def _let_in_soon(self) -> None:
+        """Once all rows of the block that is coming in stand in the room to be compared."""
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_soon(self._let_in)
+
+    def _let_in(self) -> None:
+        self._called = False
+        while self._inside < self.limit.handed and len(self._room):
+            ticket = self._room.pop()
+            if not ticket.admitted.done():
+                self._inside += 1
+                ticket.admitted.set_result(None)
+
+
+class Admitted:
+    """A request's stay in the engine."""
+
+    def __init__(self, admission: Admission, prefix: bytes, max_tokens: int | None) -> None:
+        self._admission, self._prefix, self._max_tokens = admission, prefix, max_tokens
+
+    def answered(self, completion_tokens: int) -> None:
+        self._admission.answered(self._prefix, self._max_tokens, completion_tokens)
+
+    def __enter__(self) -> "Admitted":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._admission.leave()

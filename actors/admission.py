@@ -52,7 +52,7 @@ class Admission:
     @property
     def free(self) -> int:
         """Requests that could go in at once."""
-        return max(self.limit.num_seqs - self._inside - self.waiting, 0)
+        return max(min(self.limit.num_seqs, self.limit.handed) - self._inside - self.waiting, 0)
 
     async def enter(self, request: Request) -> "Admitted | Answer":
         """Wait for the request's turn; or for its answer, if the ticket went elsewhere."""

@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from actors.claims import ClaimShard, claim_committed
+from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
 from actors.response_cache import CacheWriter
 from jobs import hosts
@@ -194,6 +195,7 @@ class _Run:
             "meter": self._meter,
             "attempt_id": self._identity.attempt_id,
             "metered": self._config.budget_usd is not None,
+            "exchange": self._start_exchange(tier),
         }
         return Stage(
             hosts.EngineHost,
@@ -203,6 +205,11 @@ class _Run:
             num_cpus=tier.num_cpus,
             num_gpus=tier.num_gpus,
         )
+
+    def _start_exchange(self, tier: Tier) -> Any | None:
+        if tier.replicas == 1:
+            return None
+        return ray.remote(Exchange).options(num_cpus=0, max_concurrency=1000).remote()
 
     def _start_shards(self) -> list[Any]:
         if not self._config.dedup:

@@ -13,7 +13,8 @@ import pyarrow as pa
 import ray
 
 from actors.claims import ShardCalls, claim_rows
-from actors.engine import build_engine
+from actors.engine import Answer, build_engine
+from actors.exchange import Loan, Trader
 from actors.generator import Generator
 from actors.meter import Grant
 from actors.recall import admissible, recall_rows
@@ -51,6 +52,28 @@ class RemoteMeter:
 
     def warn(self, message: str) -> None:
         self._actor.warn.remote(message)
+
+
+class RemoteMarket:
+    """An `Exchange` in an actor, as a trader sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def borrow(self, name: str) -> Loan | None:
+        loan: Loan | None = await self._actor.borrow.remote(name)
+        return loan
+
+    async def is_wanted(self, name: str) -> bool:
+        wanted: bool = await self._actor.is_wanted.remote(name)
+        return wanted
+
+    async def lend(self, name: str, requests: list[str]) -> list[Answer] | None:
+        answers: list[Answer] | None = await self._actor.lend.remote(name, requests)
+        return answers
+
+    async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None:
+        await self._actor.repay.remote(name, loan, answers)
 
 
 class Intake:
@@ -122,20 +145,25 @@ class EngineHost:
         meter: Any,
         attempt_id: str,
         metered: bool,
+        exchange: Any | None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        name, engine = uuid.uuid4().hex, build_engine(tier, defaults)
         self._generator = Generator(
-            name=uuid.uuid4().hex,
+            name=name,
             tier=tier,
-            engine=build_engine(tier, defaults),
+            engine=engine,
             rate=prices.tiers[tier.name],
             meter=RemoteMeter(meter),
             attempt_id=attempt_id,
             default_max_tokens=defaults.get("max_tokens"),
             metered=metered,
         )
-        # Loading a model blocks the loop; its time must be known all the same.
+        if exchange is not None:
+            trader = Trader(name, engine, RemoteMarket(exchange), self._generator.report)
+            asyncio.run_coroutine_threadsafe(trader.trade(), self._loop)
+        # A busy loop must not keep anybody from knowing what the replica costs.
         threading.Thread(target=self._report_regularly, daemon=True).start()
 
     def _report_regularly(self) -> None:

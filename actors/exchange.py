@@ -1,0 +1,157 @@
+"""How replicas of a tier even out their work: who has room answers rows that wait elsewhere.
+
+Ray Data gives whole blocks to replicas and cannot know how long they will take. Without this a
+run would end with one replica working off its queue while the others, still paid for, wait.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Protocol
+
+from actors.engine import Answer, Engine
+from pipelines.requests import Request
+
+logger = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.2
+_PATIENCE_S = 1.0
+_SILENT_S = 30.0
+"""A borrower that was not heard of for so long is dead; the lender answers the rows itself."""
+_ROOM_WORTH_FILLING = 1 / 8
+
+
+@dataclass(frozen=True)
+class Loan:
+    """Rows of one replica that another answers; `requests` are JSON."""
+
+    number: int
+    requests: list[str]
+
+
+class Market(Protocol):
+    """What a trader sees of an `Exchange`, wherever that lives."""
+
+    async def borrow(self, name: str) -> Loan | None: ...
+
+    async def is_wanted(self, name: str) -> bool: ...
+
+    async def lend(self, name: str, requests: list[str]) -> list[Answer] | None: ...
+
+    async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None: ...
+
+
+class Exchange:
+    """Brings replicas with room together with those that hold a queue. Lives on one loop."""
+
+    def __init__(self) -> None:
+        self._hungry: dict[str, asyncio.Future[Loan]] = {}
+        self._repaid: dict[int, asyncio.Future[list[Answer]]] = {}
+        self._heard: dict[str, float] = {}
+        self._numbers = count()
+
+    async def borrow(self, name: str) -> Loan | None:
+        """Wait a moment for rows from another replica."""
+        loan: asyncio.Future[Loan] = asyncio.get_running_loop().create_future()
+        self._hungry[name] = loan
+        try:
+            return await asyncio.wait_for(loan, _PATIENCE_S)
+        except TimeoutError:
+            return None
+        finally:
+            self._hungry.pop(name, None)
+
+    async def is_wanted(self, name: str) -> bool:
+        """Whether any replica but this one has room."""
+        return any(other != name for other in self._hungry)
+
+    async def lend(self, name: str, requests: list[str]) -> list[Answer] | None:
+        """The rows' answers, in order; None if nobody wants them or the borrower died."""
+        borrower = next((other for other in self._hungry if other != name), None)
+        if borrower is None:
+            return None
+        loan = Loan(next(self._numbers), requests)
+        repaid = self._repaid[loan.number] = asyncio.get_running_loop().create_future()
+        self._heard[borrower] = time.monotonic()
+        self._hungry.pop(borrower).set_result(loan)
+        try:
+            while time.monotonic() - self._heard[borrower] < _SILENT_S:
+                done, _ = await asyncio.wait([repaid], timeout=_PATIENCE_S)
+                if done:
+                    return repaid.result()
+            return None
+        finally:
+            del self._repaid[loan.number]
+
+    async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None:
+        """The answers of a loan, or that its borrower lives and works on them."""
+        self._heard[name] = time.monotonic()
+        if answers is not None and loan in self._repaid:
+            self._repaid[loan].set_result(answers)
+
+
+class Trader:
+    """One replica's side: borrows when it has room, lends when others have.
+
+    Args:
+        name: tells this replica from all others of the run.
+        report: called when a loan is worked off, before it is repaid.
+    """
+
+    def __init__(
+        self, name: str, engine: Engine, market: Market, report: Callable[[], None]
+    ) -> None:
+        self._name, self._engine, self._market, self._report = name, engine, market, report
+        self._loans: set[asyncio.Task[None]] = set()
+
+    async def trade(self) -> None:
+        """Trade until cancelled."""
+        await asyncio.gather(self._borrow(), self._lend())
+
+    async def _borrow(self) -> None:
+        admission = self._engine.admission
+        while True:
+            if admission.free > _ROOM_WORTH_FILLING * admission.limit.num_seqs:
+                loan = await self._market.borrow(self._name)
+                if loan is not None:
+                    self._start(self._work_off(loan))
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _lend(self) -> None:
+        while True:
+            if self._engine.admission.waiting > 1 and await self._market.is_wanted(self._name):
+                self._start(self._have_answered())
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._loans.add(task)
+        task.add_done_callback(self._loans.discard)
+
+    async def _work_off(self, loan: Loan) -> None:
+        rows = [Request.from_json(text) for text in loan.requests]
+        work = asyncio.gather(*(self._engine.answer(row) for row in rows))
+        while not (await asyncio.wait([work], timeout=_PATIENCE_S))[0]:
+            await self._market.repay(self._name, loan.number, None)
+        self._report()
+        await self._market.repay(self._name, loan.number, work.result())
+
+    async def _have_answered(self) -> None:
+        tickets = self._engine.admission.lend_half()
+        answers = None
+        try:
+            answers = await self._market.lend(
+                self._name, [ticket.request.to_json() for ticket in tickets]
+            )
+        # Whatever befell the exchange: rows that nobody answers are this replica's own.
+        except Exception as error:
+            logger.warning("rows could not be lent: %s", error)
+        if answers is None:
+            self._engine.admission.bring_back(tickets)
+            return
+        for ticket, answer in zip(tickets, answers, strict=True):
+            if not ticket.admitted.done():
+                ticket.admitted.set_result(answer)

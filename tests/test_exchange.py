@@ -1,0 +1,52 @@
+import asyncio
+
+from actors.engine import Answer, ScriptedEngine
+from actors.exchange import Exchange, Loan, Trader
+from pipelines.config import Scripted
+from pipelines.requests import Request
+
+SLOW = Scripted(kind="scripted", delay_s=0.02, max_num_seqs=4)
+
+
+def rows(n: int) -> list[Request]:
+    return [Request([{"role": "user", "content": f"row {i}"}], {}) for i in range(n)]
+
+
+async def traded(*engines: ScriptedEngine, market: Exchange, work: int) -> list[Answer]:
+    """All rows are given to the first engine; the others have none of their own."""
+    for engine in engines:
+        await engine.start()
+    traders = [
+        asyncio.create_task(Trader(str(i), engine, market, lambda: None).trade())
+        for i, engine in enumerate(engines)
+    ]
+    answers = await asyncio.gather(*(engines[0].answer(row) for row in rows(work)))
+    for trader in traders:
+        trader.cancel()
+    return answers
+
+
+def test_no_replica_waits_while_another_holds_a_queue() -> None:
+    engines = [ScriptedEngine(SLOW) for _ in range(3)]
+    answers = asyncio.run(traded(*engines, market=Exchange(), work=1200))
+    assert [a.response for a in answers] == [f"ROW {i}" for i in range(1200)]
+    busy = sorted(engine.clock.busy_ns for engine in engines)
+    assert busy[0] > 0.5 * busy[-1]
+    assert sum(a.engine_ns for a in answers) == sum(busy)
+
+
+class Forgetful(Exchange):
+    """An exchange whose every borrower dies with its loan."""
+
+    async def borrow(self, name: str) -> Loan | None:
+        await super().borrow(name)
+        return None
+
+
+def test_rows_of_a_borrower_that_died_are_answered_at_home(monkeypatch) -> None:
+    monkeypatch.setattr("actors.exchange._SILENT_S", 0.3)
+    monkeypatch.setattr("actors.exchange._PATIENCE_S", 0.1)
+    engines = [ScriptedEngine(SLOW) for _ in range(2)]
+    answers = asyncio.run(traded(*engines, market=Forgetful(), work=100))
+    assert [a.response for a in answers] == [f"ROW {i}" for i in range(100)]
+    assert engines[1].clock.busy_ns == 0

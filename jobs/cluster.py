@@ -23,11 +23,14 @@ def connect(divert_stderr: bool = False) -> Path:
         # Telemetry would wait for a network that a batch machine may not have.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         warnings.filterwarnings("ignore", module=r"ray\..*")
+        joins = "RAY_ADDRESS" in os.environ
         ray.init(
-            object_store_memory=None if "RAY_ADDRESS" in os.environ else _OBJECT_STORE_BYTES,
+            # Left to itself Ray would join any cluster that somebody started on this machine.
+            address=None if joins else "local",
+            object_store_memory=None if joins else _OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            include_dashboard=False if "RAY_ADDRESS" not in os.environ else None,
+            include_dashboard=None if joins else False,
         )
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)

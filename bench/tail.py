@@ -1,0 +1,87 @@
+"""Two replicas and a heavy tail of output lengths: does one wait while the other works?
+
+    python -m bench.tail --json
+
+A thousand rows whose answers have 4 to 256 tokens, most of them short, from JSONL to Parquet
+with two replicas on a core each. `balance` is the busy time of the less busy replica over the
+other's; `vs_perfect` is the time from the first request to the last answer over half the busy
+time of both, which is what a perfect split of the same work would take.
+"""
+
+import json
+import random
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from bench.engine_parity import run_json
+from bench.peers import ENGINE_ARGS
+
+ROWS, SHORTEST, LONGEST = 1000, 4, 256
+
+
+def write_rows(path: Path) -> None:
+    """Output lengths follow a Pareto law, in random order."""
+    draw = random.Random(7)
+    with path.open("w") as file:
+        for i in range(ROWS):
+            tokens = min(int(SHORTEST * draw.paretovariate(0.7)), LONGEST)
+            row = {"id": f"r{i}", "prompt": f"Sort the numbers: {i} {draw.randrange(1000)}"}
+            file.write(json.dumps({**row, "max_tokens": tokens, "min_tokens": tokens}) + "\n")
+
+
+def once(model: str, seqs: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_rows(folder / "rows.jsonl")
+        arguments = {**ENGINE_ARGS, "max_num_seqs": seqs}
+        tier = {
+            "name": "only",
+            "engine": {"kind": "vllm", "model": model, "engine_args": arguments, "cpu_threads": 1},
+            "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
+            "replicas": 2,
+        }
+        config = {
+            "input": {"path": str(folder / "rows.jsonl")},
+            "output": {"path": str(folder / "out")},
+            "tiers": [tier],
+            "route": {"policy": "fixed", "tier": "only"},
+        }
+        (folder / "run.yaml").write_text(yaml.safe_dump(config))
+        command = [sys.executable, "-m", "jobs.cli", "run", str(folder / "run.yaml"), "--json"]
+        summary = run_json(command)
+    assert summary["ok"] == ROWS
+    busy = sorted(engine["busy_s"] for engine in summary["engines"])
+    active = max(engine["active_s"] for engine in summary["engines"])
+    return {
+        "balance": busy[0] / busy[-1],
+        "vs_perfect": active / (sum(busy) / len(busy)),
+        "busy_s": busy,
+    }
+
+
+@click.command()
+@click.option("--model", default="demo/models/large", show_default=True)
+@click.option("--max-num-seqs", "seqs", default=64, show_default=True)
+@click.option("--repeats", default=3, show_default=True)
+@click.option("--json", "as_json", is_flag=True)
+def main(model: str, seqs: int, repeats: int, as_json: bool) -> None:
+    """Run REPEATS times and print the medians."""
+    runs = [once(model, seqs) for _ in range(repeats)]
+    result = {k: round(statistics.median(r[k] for r in runs), 3) for k in ("balance", "vs_perfect")}
+    if not as_json:
+        for run in runs:
+            busy = " and ".join(f"{seconds:.1f} s" for seconds in run["busy_s"])
+            click.echo(
+                f"busy {busy}: balance {run['balance']:.3f}, {run['vs_perfect']:.3f} of perfect"
+            )
+    click.echo(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

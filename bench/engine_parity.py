@@ -1,11 +1,13 @@
-"""Our steady generation rate beside `LLM.generate` and `ray.data.llm`, same model and sampling.
+"""Ours beside `LLM.generate`, `ray.data.llm` and `vllm run-batch`: same model, rows and sampling.
 
     python -m bench.engine_parity --json
+    python -m bench.engine_parity --steady --json
 
-Two mixes of distinct prompts: many small requests (16 tokens each) and long outputs (200 tokens
-each). The three take turns, each in a process tree of its own; what is timed is from the
-engine's first request to its last answer, so that loading the model counts for nobody. Ours is
-the whole main job: `nightmill run` from JSONL to committed, settled Parquet.
+The first measures what a plain user waits for: 2,000 rows with every engine argument at its
+default, from the command to its end, imports and loading included. The second leaves start-up
+out: two mixes of distinct prompts (16 and 200 tokens each) with the same engine arguments, from
+the engine's first request to its last answer. They take turns, each in a process tree of its
+own. Ours is the whole main job: `nightmill run` from JSONL to committed, settled Parquet.
 """
 
 import json
@@ -13,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ import yaml
 from bench.peers import ENGINE_ARGS, read_rows
 
 MIXES = {"small": (4000, 16), "long": (400, 200)}
+PLAIN = (2000, 16)
+PEERS = {"LLM.generate": "generate", "ray.data.llm": "ray_data_llm", "vllm run-batch": "run_batch"}
 
 
 def write_mix(path: Path, rows: int, tokens: int) -> None:
@@ -43,80 +48,121 @@ def run_json(command: list[str]) -> dict[str, Any]:
     return result
 
 
-def ours(path: Path, model: str, folder: Path) -> float:
-    """Rows a second of the main job, from its engine's first request to its last answer."""
+def ours_command(path: Path, output: Path, engine: dict[str, Any], **tier: Any) -> list[str]:
+    """The main job over a file with one vLLM tier; its configuration lies beside the output."""
     config = {
         "input": {"path": str(path)},
-        "output": {"path": tempfile.mkdtemp(dir=folder)},
+        "output": {"path": str(output)},
         "tiers": [
             {
                 "name": "only",
-                "engine": {"kind": "vllm", "model": model, "engine_args": ENGINE_ARGS},
+                "engine": {"kind": "vllm", **engine},
                 "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
+                **tier,
             }
         ],
         "route": {"policy": "fixed", "tier": "only"},
     }
-    file = folder / "ours.yaml"
+    file = output.with_suffix(".yaml")
     file.write_text(yaml.safe_dump(config))
-    summary = run_json([sys.executable, "-m", "jobs.cli", "run", str(file), "--json"])
-    (engine,) = summary["engines"]
+    return [sys.executable, "-m", "jobs.cli", "run", str(file), "--json"]
+
+
+def run_ours(path: Path, folder: Path, engine: dict[str, Any], **tier: Any) -> dict[str, Any]:
+    """The summary of the main job, each time with an output of its own."""
+    output = Path(tempfile.mkdtemp(dir=folder))
+    summary = run_json(ours_command(path, output, engine, **tier))
     assert summary["ok"] == len(read_rows(str(path)))
+    return summary
+
+
+def rate(path: Path, model: str, folder: Path) -> float:
+    """Rows a second of the main job, from its engine's first request to its last answer."""
+    summary = run_ours(path, folder, {"model": model, "engine_args": ENGINE_ARGS})
+    (engine,) = summary["engines"]
     return summary["ok"] / engine["active_s"]
 
 
-def peer(name: str, paths: list[Path], model: str) -> list[float]:
+def peer(name: str, paths: list[Path], model: str, *options: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "bench.peers", name, *map(str, paths), "--model", model]
-    seconds = run_json(command)["seconds"]
+    return run_json([*command, *options])
+
+
+def rates_of(name: str, paths: list[Path], model: str) -> list[float]:
+    seconds = peer(name, paths, model)["seconds"]
     return [len(read_rows(str(p))) / s for p, s in zip(paths, seconds, strict=True)]
+
+
+def steady(model: str, repeats: int, folder: Path) -> dict[str, Any]:
+    rates: dict[str, list[float]] = {}
+    paths = {name: folder / f"{name}.jsonl" for name in MIXES}
+    for name, (rows, tokens) in MIXES.items():
+        write_mix(paths[name], rows, tokens)
+    for _ in range(repeats):
+        for name, path in paths.items():
+            rates.setdefault(f"ours {name}", []).append(rate(path, model, folder))
+        both = rates_of("generate", list(paths.values()), model)
+        for name, value in zip(paths, both, strict=True):
+            rates.setdefault(f"LLM.generate {name}", []).append(value)
+        small = rates_of("ray_data_llm", [paths["small"]], model)
+        rates.setdefault("ray.data.llm small", []).extend(small)
+    show(rates, "rows/s")
+    return {
+        "ours_rps": round(statistics.median(rates["ours small"]), 1),
+        "generate_rps": round(statistics.median(rates["LLM.generate small"]), 1),
+        "ray_data_llm_rps": round(statistics.median(rates["ray.data.llm small"]), 1),
+        "vs_generate": ratio(rates["ours small"], rates["LLM.generate small"]),
+        "vs_generate_long": ratio(rates["ours long"], rates["LLM.generate long"]),
+        "vs_ray_data_llm": ratio(rates["ours small"], rates["ray.data.llm small"]),
+    }
+
+
+def plain(model: str, repeats: int, folder: Path) -> dict[str, Any]:
+    path = folder / "plain.jsonl"
+    write_mix(path, *PLAIN)
+    seconds: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Any) -> None:
+        started = time.monotonic()
+        work()
+        seconds.setdefault(name, []).append(time.monotonic() - started)
+        click.echo(f"{name}: {seconds[name][-1]:.1f} s", err=True)
+
+    for _ in range(repeats):
+        timed("ours", lambda: run_ours(path, folder, {"model": model}))
+        for name, command in PEERS.items():
+            options = [] if command == "run_batch" else ["--engine-args", "{}"]
+            timed(name, lambda c=command, o=options: peer(c, [path], model, *o))
+    show(seconds, "s")
+    return {
+        "ours_s": round(statistics.median(seconds["ours"]), 1),
+        **{
+            f"{command}_over_ours": ratio(seconds[name], seconds["ours"])
+            for name, command in PEERS.items()
+        },
+    }
+
+
+def ratio(a: list[float], b: list[float]) -> float:
+    return round(statistics.median(x / y for x, y in zip(a, b, strict=True)), 3)
+
+
+def show(values: dict[str, list[float]], unit: str) -> None:
+    for name, measured in values.items():
+        listed = ", ".join(f"{value:.1f}" for value in measured)
+        click.echo(f"{name:20} {statistics.median(measured):8.1f} {unit}   ({listed})", err=True)
 
 
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
-def main(model: str, repeats: int, as_json: bool) -> None:
-    """Take turns REPEATS times and compare the medians of the ratios."""
-    rates: dict[str, list[float]] = {}
+@click.option("--steady", "only_steady", is_flag=True, help="Leave start-up out.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
+def main(model: str, repeats: int, only_steady: bool, as_json: bool) -> None:
+    """Take turns REPEATS times; the ratios are medians of those within a turn."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: Path(folder, f"{name}.jsonl") for name in MIXES}
-        for name, (rows, tokens) in MIXES.items():
-            write_mix(paths[name], rows, tokens)
-        for _ in range(repeats):
-            for name, path in paths.items():
-                rates.setdefault(f"ours {name}", []).append(ours(path, model, Path(folder)))
-                click.echo(f"ours {name}: {rates[f'ours {name}'][-1]:.1f} rows/s", err=True)
-            for name, rate in zip(
-                paths, peer("generate", list(paths.values()), model), strict=True
-            ):
-                rates.setdefault(f"LLM.generate {name}", []).append(rate)
-            rates.setdefault("ray.data.llm small", []).extend(
-                peer("ray_data_llm", [paths["small"]], model)
-            )
-    report(rates, as_json)
-
-
-def report(rates: dict[str, list[float]], as_json: bool) -> None:
-    def median(name: str) -> float:
-        return statistics.median(rates[name])
-
-    def ratio(a: str, b: str) -> float:
-        pairs = zip(rates[a], rates[b], strict=True)
-        return round(statistics.median(x / y for x, y in pairs), 3)
-
-    if not as_json:
-        for name, values in rates.items():
-            listed = ", ".join(f"{value:.1f}" for value in values)
-            click.echo(f"{name:22} {median(name):8.1f} rows/s   ({listed})")
-    result = {
-        "ours_rps": round(median("ours small"), 1),
-        "generate_rps": round(median("LLM.generate small"), 1),
-        "ray_data_llm_rps": round(median("ray.data.llm small"), 1),
-        "vs_generate": ratio("ours small", "LLM.generate small"),
-        "vs_generate_long": ratio("ours long", "LLM.generate long"),
-        "vs_ray_data_llm": ratio("ours small", "ray.data.llm small"),
-    }
-    click.echo(json.dumps(result))
+        result = (steady if only_steady else plain)(model, repeats, Path(folder))
+    click.echo(json.dumps(result, indent=None if as_json else 1))
 
 
 if __name__ == "__main__":

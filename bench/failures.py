@@ -19,8 +19,8 @@ from typing import Any
 import click
 import psutil
 import pyarrow.dataset as ds
-import yaml
 
+from bench.engine_parity import ours_command
 from bench.peers import ENGINE_ARGS
 from bench.poison import POISON
 
@@ -73,20 +73,9 @@ def wrong_ids() -> set[str]:
 
 
 def ours(folder: Path, model: str) -> dict[str, Any]:
-    config = {
-        "input": {"path": str(folder / "rows.jsonl")},
-        "output": {"path": str(folder / "out")},
-        "tiers": [
-            {
-                "name": "only",
-                "engine": {"kind": "vllm", "model": model, "engine_args": ARGUMENTS},
-                "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
-            }
-        ],
-        "route": {"policy": "fixed", "tier": "only"},
-    }
-    (folder / "run.yaml").write_text(yaml.safe_dump(config))
-    command = [sys.executable, "-m", "jobs.cli", "run", str(folder / "run.yaml"), "--json"]
+    command = ours_command(
+        folder / "rows.jsonl", folder / "out", {"model": model, "engine_args": ARGUMENTS}
+    )
     started = time.monotonic()
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     kill_one_core(run, folder / "out/rows")

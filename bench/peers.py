@@ -2,14 +2,19 @@
 
     python -m bench.peers generate rows.jsonl --model demo/models/small
     python -m bench.peers ray_data_llm rows.jsonl --model demo/models/small
+    python -m bench.peers run_batch rows.jsonl --model demo/models/small
 
 Each prints one JSON object: for each file the seconds from the engine's first request to its
-last answer. `generate` is one `vllm.LLM.generate` call over all prompts, their chat template
+last answer, and the share of prompt tokens that it read from its prefix cache where it tells.
+`--engine-args '{}'` leaves all arguments at the engine's defaults. `generate` is one `vllm.LLM.generate` call over all prompts, their chat template
 applied beforehand: the upper bound of what the engine does when everything is there at once.
 """
 
 import json
 import os
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -31,7 +36,17 @@ def read_rows(path: str) -> list[dict[str, Any]]:
 
 
 def sampling(row: dict[str, Any]) -> dict[str, Any]:
-    return {"temperature": 0.0, "max_tokens": row["max_tokens"], "min_tokens": row["min_tokens"]}
+    names = ("max_tokens", "min_tokens", "temperature", "top_p", "n", "stop", "seed")
+    return {"temperature": 0.0} | {name: row[name] for name in names if name in row}
+
+
+def messages(row: dict[str, Any]) -> list[dict[str, Any]]:
+    return row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+
+
+engine_args_option = click.option(
+    "--engine-args", default=json.dumps(ENGINE_ARGS), callback=lambda _c, _p, v: json.loads(v)
+)
 
 
 @click.group()
@@ -44,21 +59,18 @@ def main() -> None:
 @main.command()
 @click.argument("rows", nargs=-1, type=click.Path(exists=True))
 @click.option("--model", required=True)
-def generate(rows: tuple[str, ...], model: str) -> None:
+@engine_args_option
+def generate(rows: tuple[str, ...], model: str, engine_args: dict[str, Any]) -> None:
     """One `LLM.generate` call per file, on one warm engine."""
     from vllm import LLM, SamplingParams
 
-    llm = LLM(model=model, **ENGINE_ARGS)
+    llm = LLM(model=model, **engine_args)
     tokenizer = llm.get_tokenizer()
-    seconds = []
+    seconds, cached = [], []
     for path in rows:
         read = read_rows(path)
         prompts = [
-            tokenizer.apply_chat_template(
-                [{"role": "user", "content": row["prompt"]}],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
+            tokenizer.apply_chat_template(messages(row), add_generation_prompt=True, tokenize=False)
             for row in read
         ]
         params = [SamplingParams(**sampling(row)) for row in read]
@@ -67,7 +79,9 @@ def generate(rows: tuple[str, ...], model: str) -> None:
         outputs = llm.generate(prompts, params, use_tqdm=False)
         seconds.append(time.monotonic() - started)
         assert len(outputs) == len(read)
-    click.echo(json.dumps({"seconds": seconds}))
+        prompt_tokens = sum(len(output.prompt_token_ids) for output in outputs)
+        cached.append(sum(output.num_cached_tokens or 0 for output in outputs) / prompt_tokens)
+    click.echo(json.dumps({"seconds": seconds, "cached": cached}))
 
 
 @main.command("ray_data_llm")
@@ -75,7 +89,10 @@ def generate(rows: tuple[str, ...], model: str) -> None:
 @click.option("--model", required=True)
 @click.option("--batch-size", default=64)
 @click.option("--concurrent-batches", default=8)
-def ray_data_llm(rows: str, model: str, batch_size: int, concurrent_batches: int) -> None:
+@engine_args_option
+def ray_data_llm(
+    rows: str, model: str, batch_size: int, concurrent_batches: int, engine_args: dict[str, Any]
+) -> None:
     """`ray.data.llm` with its vLLM engine processor."""
     import ray
     from ray.data.llm import build_processor, vLLMEngineProcessorConfig
@@ -84,7 +101,7 @@ def ray_data_llm(rows: str, model: str, batch_size: int, concurrent_batches: int
     ray.init(num_cpus=8, log_to_driver=False, include_dashboard=False)
     config = vLLMEngineProcessorConfig(
         model_source=model,
-        engine_kwargs=ENGINE_ARGS,
+        engine_kwargs=engine_args,
         batch_size=batch_size,
         max_concurrent_batches=concurrent_batches,
         concurrency=1,
@@ -94,7 +111,7 @@ def ray_data_llm(rows: str, model: str, batch_size: int, concurrent_batches: int
     processor = build_processor(
         config,
         preprocess=lambda row: {
-            "messages": [{"role": "user", "content": row["prompt"]}],
+            "messages": messages(row),
             "sampling_params": sampling(row),
         },
         postprocess=lambda row: {
@@ -108,6 +125,27 @@ def ray_data_llm(rows: str, model: str, batch_size: int, concurrent_batches: int
     assert len(done) == len(read_rows(rows))
     first = min(row["finished"] - row["taken"] for row in done)
     seconds = max(row["finished"] for row in done) - first
+    click.echo(json.dumps({"seconds": [seconds]}))
+
+
+@main.command("run_batch")
+@click.argument("rows", type=click.Path(exists=True))
+@click.option("--model", required=True)
+def run_batch(rows: str, model: str) -> None:
+    """`vllm run-batch` with its defaults; the time is that of its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        requests, answers = Path(folder, "requests.jsonl"), Path(folder, "answers.jsonl")
+        with requests.open("w") as file:
+            for row in read_rows(rows):
+                body = {"model": model, "messages": messages(row), **sampling(row)}
+                line = {"custom_id": row["id"], "method": "POST", "body": body}
+                file.write(json.dumps({**line, "url": "/v1/chat/completions"}) + "\n")
+        started = time.monotonic()
+        command = ["run-batch", "-i", str(requests), "-o", str(answers), "--model", model]
+        vllm = Path(sys.executable).with_name("vllm")
+        subprocess.run([str(vllm), *command], check=True, stdout=sys.stderr)
+        seconds = time.monotonic() - started
+        assert len(answers.read_text().splitlines()) == len(read_rows(rows))
     click.echo(json.dumps({"seconds": [seconds]}))
 
 

@@ -11,15 +11,13 @@ time of both, which is what a perfect split of the same work would take.
 import json
 import random
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
-from bench.engine_parity import run_json
+from bench.engine_parity import run_ours
 from bench.peers import ENGINE_ARGS
 
 ROWS, SHORTEST, LONGEST = 1000, 4, 256
@@ -37,25 +35,11 @@ def write_rows(path: Path) -> None:
 
 def once(model: str, seqs: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        write_rows(folder / "rows.jsonl")
+        path = Path(name, "rows.jsonl")
+        write_rows(path)
         arguments = {**ENGINE_ARGS, "max_num_seqs": seqs}
-        tier = {
-            "name": "only",
-            "engine": {"kind": "vllm", "model": model, "engine_args": arguments, "cpu_threads": 1},
-            "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
-            "replicas": 2,
-        }
-        config = {
-            "input": {"path": str(folder / "rows.jsonl")},
-            "output": {"path": str(folder / "out")},
-            "tiers": [tier],
-            "route": {"policy": "fixed", "tier": "only"},
-        }
-        (folder / "run.yaml").write_text(yaml.safe_dump(config))
-        command = [sys.executable, "-m", "jobs.cli", "run", str(folder / "run.yaml"), "--json"]
-        summary = run_json(command)
-    assert summary["ok"] == ROWS
+        engine = {"model": model, "engine_args": arguments, "cpu_threads": 1}
+        summary = run_ours(path, Path(name), engine, replicas=2)
     busy = sorted(engine["busy_s"] for engine in summary["engines"])
     active = max(engine["active_s"] for engine in summary["engines"])
     return {

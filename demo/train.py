@@ -3,6 +3,8 @@
 The loss is on the answer only, so every optimizer step is spent on what is asked for. Families
 that are not learned yet are drawn more often: weights follow the exact match of the last check.
 The small model aims at the easy half, and gets the hard half at a low constant weight.
+The draft model learns what `large` would answer, token by token, and not the label: what it is
+for is to be agreed with in speculative decoding.
 With a checkpoint file the run continues where it was stopped. The model directory is renewed,
 file by file and atomically, at every check, so there is always a loadable model to look at.
 """
@@ -18,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     GenerationConfig,
@@ -31,6 +33,7 @@ from transformers.utils import logging
 from demo.tasks import BY_NAME, FAMILIES, Example, chat, draw_system
 from demo.tokenizer import CONTEXT, END, train_tokenizer
 
+MODELS = Path(__file__).parent / "models"
 SYSTEM_SHARE = 0.15
 IGNORED = -100
 
@@ -39,7 +42,8 @@ IGNORED = -100
 class Recipe:
     """Shape and schedule of one model, and the difficulties it aims at.
 
-    Widths are multiples of 64, the group size of 4-bit quantization.
+    Widths are multiples of 64, the group size of 4-bit quantization. With a teacher, one of the
+    demo models, the model is distilled from it.
     """
 
     hidden: int
@@ -50,6 +54,7 @@ class Recipe:
     batch: int
     learning_rate: float
     aim: tuple[str, ...]
+    teacher: str | None = None
 
 
 RECIPES = {
@@ -72,6 +77,17 @@ RECIPES = {
         batch=128,
         learning_rate=3e-3,
         aim=("easy",),
+    ),
+    "draft": Recipe(
+        hidden=128,
+        intermediate=320,
+        layers=2,
+        heads=4,
+        steps=3000,
+        batch=128,
+        learning_rate=3e-3,
+        aim=("easy", "hard"),
+        teacher="large",
     ),
 }
 
@@ -166,14 +182,29 @@ def answer_logits(
         return model.lm_head(hidden[chosen]).float(), targets[chosen]
 
 
+def answer_loss(
+    model: LlamaForCausalLM, teacher: LlamaForCausalLM | None, group: list[Encoded]
+) -> torch.Tensor:
+    """Summed over the answer tokens: cross entropy, or the divergence from the teacher."""
+    logits, targets = answer_logits(model, group)
+    if teacher is None:
+        return cross_entropy(logits, targets, reduction="sum")
+    with torch.no_grad():
+        wanted, _ = answer_logits(teacher, group)
+    return kl_div(logits.log_softmax(-1), wanted.log_softmax(-1), reduction="sum", log_target=True)
+
+
 def train_step(
-    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], batch: list[Encoded]
+    model: LlamaForCausalLM,
+    teacher: LlamaForCausalLM | None,
+    optimizers: list[torch.optim.Optimizer],
+    batch: list[Encoded],
 ) -> float:
     """One optimizer step over the whole batch; the mean loss per answer token."""
     tokens = sum(len(item.ids) - item.prefix for item in batch)
     total = 0.0
     for group in similar_lengths(batch):
-        loss = cross_entropy(*answer_logits(model, group), reduction="sum") / tokens
+        loss = answer_loss(model, teacher, group) / tokens
         loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -268,6 +299,11 @@ class Trainer:
         self.steps = arguments.steps or self.recipe.steps
         self.tokenizer = train_tokenizer(arguments.seed)
         self.model = build_model(self.recipe, self.tokenizer)
+        self.teacher = (
+            LlamaForCausalLM.from_pretrained(MODELS / self.recipe.teacher, dtype="auto")
+            if self.recipe.teacher
+            else None
+        )
         self.optimizers = build_optimizers(self.model, self.recipe.learning_rate)
         self.rng = Random(arguments.seed)
         self.weights = family_weights(dict.fromkeys(BY_NAME, 0.0), self.recipe.aim)
@@ -317,7 +353,7 @@ class Trainer:
         while self.step < self.steps:
             self.set_rate(rate_at(self.step, self.steps, self.recipe.learning_rate))
             batch = draw_batch(self.rng, self.tokenizer, self.weights, self.recipe.batch)
-            losses.append(train_step(self.model, self.optimizers, batch))
+            losses.append(train_step(self.model, self.teacher, self.optimizers, batch))
             self.step += 1
             if self.step % self.arguments.check_every == 0 or self.step == self.steps:
                 pace = (time.monotonic() - started) / (self.step - first)

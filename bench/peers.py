@@ -6,8 +6,9 @@
 
 Each prints one JSON object: for each file the seconds from the engine's first request to its
 last answer, and the share of prompt tokens that it read from its prefix cache where it tells.
-`--engine-args '{}'` leaves all arguments at the engine's defaults. `generate` is one `vllm.LLM.generate` call over all prompts, their chat template
-applied beforehand: the upper bound of what the engine does when everything is there at once.
+`--engine-args '{}'` leaves all arguments at the engine's defaults. `generate` is one
+`vllm.LLM.generate` call over all prompts, their chat template applied beforehand: the upper
+bound of what the engine does when everything is there at once.
 """
 
 import json
@@ -141,9 +142,10 @@ def run_batch(rows: str, model: str) -> None:
                 line = {"custom_id": row["id"], "method": "POST", "body": body}
                 file.write(json.dumps({**line, "url": "/v1/chat/completions"}) + "\n")
         started = time.monotonic()
-        command = ["run-batch", "-i", str(requests), "-o", str(answers), "--model", model]
-        vllm = Path(sys.executable).with_name("vllm")
-        subprocess.run([str(vllm), *command], check=True, stdout=sys.stderr)
+        command = ["-i", str(requests), "-o", str(answers), "--model", model]
+        # The `vllm` command of the CPU build does not find its own version.
+        module = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch"]
+        subprocess.run([*module, *command], check=True, stdout=sys.stderr)
         seconds = time.monotonic() - started
         assert len(answers.read_text().splitlines()) == len(read_rows(rows))
     click.echo(json.dumps({"seconds": [seconds]}))

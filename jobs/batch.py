@@ -21,7 +21,7 @@ from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
-from pipelines.chain import Stage, run_chain
+from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.errors import RunFailure, UsageProblem
@@ -33,6 +33,7 @@ from pipelines.leftovers import (
     retire_failed,
 )
 from pipelines.openai_batch import write_openai_batch
+from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.sources import Block
@@ -73,6 +74,9 @@ def run(
         drop_settled(directory)
         sweep(directory)
         retire_failed(directory)
+        if config.input.order == "whole":
+            connect(divert_stderr)
+            order_once(directory, lambda: _sort(plan))
         blocks = remaining_blocks(directory, plan)
         finished = load_summary(directory)
         if retry:
@@ -92,7 +96,17 @@ def run(
 def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
     """The blocks without a committed part, and those a budget left over."""
     done = committed_blocks(directory)
-    return [b for b in plan.blocks if b.name not in done] + pending_blocks(directory)
+    planned = ordered_blocks(directory) or plan.blocks
+    return [b for b in planned if b.name not in done] + pending_blocks(directory)
+
+
+def _sort(plan: Plan) -> None:
+    config = plan.config
+    output = (config.output.path, config.storage)
+    source = (config.input.path, config.storage)
+    intake = hosts.Intake(plan.dialect, plan.schema, plan.policy, source, output, [])
+    writer = hosts.OrderedWriter(output)
+    run_sort(plan.blocks, intake.read_for_sorting, SORT_KEYS, writer)
 
 
 class _Run:

@@ -25,6 +25,7 @@ from pipelines.config import ResponseCacheConfig, Route, Storage, Tier
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
+from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.sources import Block
@@ -93,15 +94,33 @@ class Intake:
         self._shards = shards
 
     def __call__(self, block: Block) -> pa.Table:
-        if is_leftover(block):
-            output = _directory(*self._output)
-            table = read_leftover(block, output, self._dialect, self._policy)
-        else:
-            fs = _filesystem(*self._source)
-            table = read_block(block, self._dialect, self._schema, self._policy, fs)
+        table = self.read(block)
         if not self._shards:
             return table
         return claim_rows(table, len(self._shards), lambda calls: ask_shards(self._shards, calls))
+
+    def read(self, block: Block) -> pa.Table:
+        if is_ordered(block):
+            return read_ordered(block, _directory(*self._output))
+        if is_leftover(block):
+            output = _directory(*self._output)
+            return read_leftover(block, output, self._dialect, self._policy)
+        fs = _filesystem(*self._source)
+        return read_block(block, self._dialect, self._schema, self._policy, fs)
+
+    def read_for_sorting(self, block: Block) -> pa.Table:
+        return with_sort_keys(self.read(block), self._dialect.defaults)
+
+
+class OrderedWriter:
+    """Keeps sorted blocks; called inside Ray Data's write tasks."""
+
+    def __init__(self, output: tuple[str, Storage]) -> None:
+        self._output = output
+
+    def __call__(self, number: int, table: pa.Table) -> None:
+        if table.num_rows:
+            write_ordered(_directory(*self._output), number, table)
 
 
 def ask_shards(shards: list[Any], calls: ShardCalls) -> dict[int, bytes]:

@@ -64,15 +64,15 @@ class BlockSource(Datasource):
         return ReadTask(lambda: [read(block)], BlockMetadata(block.num_rows, size, None, None))
 
 
-class CommitSink(Datasink[None]):
-    """Hands every finished block to `commit`."""
+class BlockSink(Datasink[None]):
+    """Hands every block that comes out, with the number of its task, to `take`."""
 
-    def __init__(self, commit: Callable[[pa.Table], None]) -> None:
-        self._commit = commit
+    def __init__(self, take: Callable[[int, pa.Table], None]) -> None:
+        self._take = take
 
     def write(self, blocks: Iterable[RayBlock], ctx: TaskContext) -> None:
         for block in blocks:
-            self._commit(block)
+            self._take(ctx.task_idx, block)
 
 
 def run_chain(
@@ -82,6 +82,24 @@ def run_chain(
     commit: Callable[[pa.Table], None],
 ) -> None:
     """Stream the blocks through the stages and commit each as it comes out."""
+    dataset = _read(blocks, read)
+    for stage in stages:
+        dataset = _hosted(dataset, stage)
+    dataset.write_datasink(BlockSink(lambda _, table: commit(table)))
+
+
+def run_sort(
+    blocks: Sequence[Block],
+    read: Callable[[Block], pa.Table],
+    keys: Sequence[str],
+    take: Callable[[int, pa.Table], None],
+) -> None:
+    """Sort all rows, on disk where memory does not hold them, and hand on block after block."""
+    dataset = _read(blocks, read).sort(list(keys))
+    dataset.write_datasink(BlockSink(take))
+
+
+def _read(blocks: Sequence[Block], read: Callable[[Block], pa.Table]) -> Dataset:
     context = ray.data.DataContext.get_current()
     # Without a size to shape output to, a task that takes a block returns a block.
     context.target_max_block_size = None
@@ -89,10 +107,7 @@ def run_chain(
     # Each running task would have a thread that measures its memory every second, by a walk
     # through all pages; a chain of actors that hold engines has nothing to learn from it.
     context.memory_usage_poll_interval_s = None
-    dataset = ray.data.read_datasource(BlockSource(blocks, read), override_num_blocks=len(blocks))
-    for stage in stages:
-        dataset = _hosted(dataset, stage)
-    dataset.write_datasink(CommitSink(commit))
+    return ray.data.read_datasource(BlockSource(blocks, read), override_num_blocks=len(blocks))
 
 
 def _hosted(dataset: Dataset, stage: Stage) -> Dataset:

@@ -59,6 +59,11 @@ class Input(Section):
     block_rows: PositiveInt | None = Field(
         None, description="rows that are committed together; by default from the input's size"
     )
+    order: Literal["stream", "whole"] = Field(
+        "stream",
+        description="whole: sort the input once, so that rows with one prefix meet; it is read "
+        "before the first row is answered",
+    )
     ignore_model: bool = Field(
         False, description="OpenAI-batch input: route rows that name a model which is no tier"
     )

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import MakeConfig, tier
+from conftest import MakeConfig, tier, write_jsonl
 
 from jobs.batch import run
 from jobs.summary import Summary
@@ -330,3 +331,46 @@ def test_a_second_driver_is_kept_out(make_config: MakeConfig, tmp_path: Path) ->
             run(config)
     finally:
         kill(process)
+
+
+def test_a_sorted_input_brings_rows_of_one_prefix_together_long_ones_first(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    documents = [f"document {i} " + "word " * 150 for i in range(4)]
+    rows: list[dict[str, Any]] = [
+        {
+            "id": f"r{i}",
+            "messages": [
+                {"role": "system", "content": documents[i * 7 % 4]},
+                {"role": "user", "content": f"question {i}"},
+            ],
+            "max_tokens": 1 + i * 13 % 29,
+        }
+        for i in range(200)
+    ]
+    rows[17] = {"id": "r17", "prompt": ""}
+    path = write_jsonl(tmp_path / "mixed.jsonl", rows)
+    config = make_config(path, input={"path": str(path), "order": "whole", "block_rows": 20})
+    summary = run(config)
+    assert (summary.rows, summary.ok, summary.errors) == (200, 199, 1)
+    limits = {row["id"]: row.get("max_tokens") for row in rows}
+    changes = 0
+    for part in sorted(Path(config.output.path, "rows").glob("part-*")):
+        written = pq.read_table(part)
+        systems = [m[0]["content"] if m else None for m in written["messages"].to_pylist()]
+        own = [limits[i] or 0 for i in written["row_id"].to_pylist()]
+        for (system, limit), (next_system, next_limit) in pairwise(zip(systems, own, strict=True)):
+            changes += system != next_system
+            assert system != next_system or limit >= next_limit
+    assert changes <= 4
+    assert run(config) == summary
+
+
+def test_replicas_share_the_rows(make_config: MakeConfig) -> None:
+    pool = {**tier("only", delay_s=0.01, max_num_seqs=8), "replicas": 2}
+    config = make_config([{"prompt": f"row {i}"} for i in range(600)], tiers=[pool])
+    summary = run(config)
+    assert summary.ok == 600
+    busy = sorted(engine["busy_s"] for engine in summary.engines)
+    assert len(busy) == 2
+    assert busy[0] > 0

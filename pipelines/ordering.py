@@ -1,0 +1,73 @@
+"""`input.order: whole`: the input is sorted once, before the run, so that equal prefixes meet.
+
+In a stream only rows that are near each other can go to the engine together. Sorted, the rows
+of a prefix form blocks of their own, which go to one replica, long answers first. The sorted
+rows lie in the run's own state as blocks that are read instead of the input's.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.admission import LengthEstimates, prefix_of
+from pipelines.commit import STATE, block_of, part
+from pipelines.requests import Request
+from pipelines.schema import INTERNAL
+from pipelines.sources import Block, InputFile
+from pipelines.storage import Directory
+
+ORDERED = "ordered"
+SORT_KEYS = ("_prefix", "_shortness", "row_id")
+_FOLDER = f"{STATE}/{ORDERED}"
+_DONE = f"{STATE}/ordered.done"
+
+
+def with_sort_keys(table: pa.Table, defaults: Mapping[str, Any]) -> pa.Table:
+    """A block with the columns that its rows are sorted by."""
+    lengths = LengthEstimates()
+    prefixes, shortness = [], []
+    for text in table["_request"].to_pylist():
+        request = Request.from_json(text) if text else Request([], {})
+        prefixes.append(prefix_of(request))
+        fields = {**defaults, **request.sampling}
+        least = fields.get("min_tokens", 0)
+        shortness.append(-lengths.expected(b"", fields.get("max_tokens"), least))
+    table = table.append_column("_prefix", pa.array(prefixes, pa.binary()))
+    return table.append_column("_shortness", pa.array(shortness, pa.int64()))
+
+
+def write_ordered(directory: Directory, number: int, table: pa.Table) -> None:
+    """Keep one sorted block."""
+    name = f"{ORDERED}-{number:06d}"
+    named = pa.array([name] * table.num_rows, pa.string())
+    table = table.drop_columns(["_prefix", "_shortness"])
+    at = table.column_names.index("_block")
+    directory.write_table(
+        part(_FOLDER, name), table.set_column(at, INTERNAL.field("_block"), named)
+    )
+
+
+def order_once(directory: Directory, sort: Callable[[], None]) -> None:
+    """Have the input sorted, unless an earlier start of the run has done it."""
+    if directory.exists(_DONE):
+        return
+    for path in directory.parts(_FOLDER):
+        directory.remove(path)
+    sort()
+    directory.write(_DONE, b"")
+
+
+def ordered_blocks(directory: Directory) -> list[Block]:
+    return [
+        Block(block_of(path), InputFile(-1, path, ORDERED), 0, directory.num_rows(path))
+        for path in directory.parts(_FOLDER)
+    ]
+
+
+def is_ordered(block: Block) -> bool:
+    return block.file.format == ORDERED
+
+
+def read_ordered(block: Block, directory: Directory) -> pa.Table:
+    return directory.read_table(block.file.path)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.admission import Admission, Admitted
 from actors.engine import Answer
+from actors.prompt_tokens import PromptTokens
 from actors.turns import Turns
 from actors.vllm_core import decode, kill_core, last_words, tokens_left
 from pipelines.config import VLLM
@@ -130,6 +131,7 @@ class VLLMEngine:
         self._max_model_len = self._llm.model_config.max_model_len
         self._model_defaults = self._llm.model_config.get_diff_sampling_param()
         self._tokenizer = self._llm.get_tokenizer()
+        self._prompt_tokens = PromptTokens(self._tokenizer)
 
     def _load(self) -> "AsyncLLM":
         self._set_environment()
@@ -241,10 +243,7 @@ class VLLMEngine:
         return params if isinstance(params, RowProblem) else (tokens, params)
 
     def _tokenize(self, request: Request) -> list[int]:
-        ids: list[int] = self._tokenizer.apply_chat_template(
-            request.messages, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        return ids
+        return self._prompt_tokens(request.messages)
 
     async def _generate(self, generation: Generation) -> Answer:
         from vllm.exceptions import VLLMClientError

@@ -1,0 +1,58 @@
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from transformers import AutoTokenizer
+
+from actors.prompt_tokens import PromptTokens
+
+SYSTEM = "Rules of this desk: answer in one line, politely. " * 12
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(ROOT / "demo/models/small")
+
+
+def chat(text: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
+
+
+TEXTS = ["Sort: 3 1 2", "über ☃ naïve", " leading and trailing ", "<|end|> inside", "x" * 400, "\n"]
+
+
+def test_tokens_are_those_of_the_whole_prompt(tokenizer: Any) -> None:
+    tokens = PromptTokens(tokenizer)
+    for text in TEXTS * 2:
+        expected = tokenizer.apply_chat_template(
+            chat(text), add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        assert tokens(chat(text)) == expected
+
+
+def test_a_shared_text_is_tokenized_once(tokenizer: Any) -> None:
+    seen: list[str] = []
+
+    class Counting(PromptTokens):
+        def _encode(self, text: str) -> list[int]:
+            seen.append(text)
+            return super()._encode(text)
+
+    tokens = Counting(tokenizer)
+    for i in range(5):
+        tokens(chat(f"question {i}"))
+    # Once as a piece and once in the whole prompt that it was checked against.
+    assert sum(SYSTEM.strip() in text for text in seen) == 2
+
+
+def test_a_tokenizer_that_looks_across_special_tokens_gets_whole_prompts(tokenizer: Any) -> None:
+    class Crossing(PromptTokens):
+        def _encode(self, text: str) -> list[int]:
+            return [1, *super()._encode(text)]
+
+    tokens = Crossing(tokenizer)
+    whole = Crossing(tokenizer)
+    whole._pieces = None
+    text = SYSTEM + "<|end|>" + SYSTEM
+    assert tokens.encode(text) == whole.encode(text)
+    assert tokens.encode(text + " again") == whole.encode(text + " again")

@@ -42,7 +42,7 @@ def generator(meter: LocalMeter, metered: bool = False, **engine: Any) -> Genera
         RATE,
         meter,
         "run.0",
-        16,
+        {"max_tokens": 16},
         metered,  # type: ignore[arg-type]
     )
 

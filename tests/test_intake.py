@@ -202,7 +202,7 @@ def test_openai_batch_input_is_recognised(make_config: MakeConfig) -> None:
         batch_row("a", max_tokens=5),
         batch_row("b", model="only"),
         batch_row("c", model="gpt-x"),
-        batch_row("d", logit_bias={"1": 2}),
+        batch_row("d", best_of=2),
     ]
     table = taken(make_config, rows)
     assert table["row_id"].to_pylist() == list("abcd")

@@ -38,7 +38,7 @@ class Answer:
     reasoning: str | None = None
     tool_calls: str | None = None
     choices: str | None = None
-    logprobs: str | None = None
+    token_logprobs: str | None = None
     embedding: Sequence[float] | None = None
     scores: str | None = None
 

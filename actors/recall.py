@@ -38,6 +38,7 @@ def admissible(table: pa.Table, created_at: object) -> pa.Table:
     text: an entry holds nothing else, and a hit must give all that the first answer gave. An
     answer cut at its token limit is one: its key holds the limit.
     """
+    table = table.filter(pc.is_valid(table["response"]))
     for name in BEYOND_TEXT.names:
         table = table.filter(pc.is_null(table[name]))
     rows = [

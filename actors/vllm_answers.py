@@ -71,7 +71,7 @@ class Reader:
             reasoning=messages[0].reasoning,
             tool_calls=_json(messages[0].tool_calls),
             choices=_json(choices) if len(choices) > 1 else None,
-            logprobs=_json(choices[0]["logprobs"]),
+            token_logprobs=_json(choices[0]["logprobs"]),
         )
 
     def message(self, ask: Ask, text: str, token_ids: Sequence[int]) -> Message:

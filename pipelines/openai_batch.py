@@ -71,7 +71,9 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
     if row["tool_calls"]:
         message["tool_calls"] = json.loads(row["tool_calls"])
     choice = {"index": 0, "message": message, "finish_reason": row["finish_reason"]}
-    return {**choice, "logprobs": json.loads(row["logprobs"])} if row["logprobs"] else choice
+    if row["token_logprobs"]:
+        choice["logprobs"] = json.loads(row["token_logprobs"])
+    return choice
 
 
 def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ BEYOND_TEXT = pa.schema(
     [
         # What the model thought before its answer, where a tier has a parser for that.
         ("reasoning", pa.string()),
-        # JSON in OpenAI's format, as are all choices of a row that asked for several.
+        # JSON in OpenAI's format, as are all choices of a row that asked for several, and the
+        # logprobs, which have another name because an input's column may ask for them by theirs.
         ("tool_calls", pa.string()),
         ("choices", pa.string()),
-        ("logprobs", pa.string()),
+        ("token_logprobs", pa.string()),
         ("embedding", pa.list_(pa.float32())),
         # JSON: label -> probability.
         ("scores", pa.string()),

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, Protocol
@@ -12,7 +13,7 @@ from pipelines.config import Scripted, Tier
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
-from pipelines.requests import Request
+from pipelines.requests import Request, other_forms
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Answer:
     """What came of one request: a response, or the problem that stood in its way.
 
     Attributes:
+        reasoning: and what follows it: the columns `BEYOND_TEXT`.
         engine_ns: its share of the replica's time, in nanoseconds.
         ttft_s: from handing it to the engine to the first token, in seconds.
         e2e_s: to the last token.
@@ -33,6 +35,12 @@ class Answer:
     ttft_s: float | None = None
     e2e_s: float | None = None
     problem: RowProblem | None = None
+    reasoning: str | None = None
+    tool_calls: str | None = None
+    choices: str | None = None
+    token_logprobs: str | None = None
+    embedding: Sequence[float] | None = None
+    scores: str | None = None
 
 
 class Engine(Protocol):
@@ -79,6 +87,8 @@ class ScriptedEngine:
         self.admission.open(self._config.max_num_seqs)
 
     def refuse(self, request: Request) -> RowProblem | None:
+        if asked := other_forms(request.sampling):
+            return RowProblem("unsupported", f"{asked[0]}: the scripted engine answers plain text")
         return None
 
     async def answer(self, request: Request) -> Answer:

@@ -1,9 +1,10 @@
 """The generate step: a tier's engine answers the rows that are its own."""
 
 import asyncio
+import json
 import time
-from collections.abc import Awaitable
-from typing import Protocol
+from collections.abc import Awaitable, Mapping
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -15,11 +16,12 @@ from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
 from pipelines.requests import Request, text_of
-from pipelines.schema import patch
+from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.waiting import rows_for_tier
 
 _WAIT_FOR_BUDGET_S = 0.1
 _TEMPLATE_TOKENS = 64
+_TOOL_SPACE = 4
 
 
 class Meter(Protocol):
@@ -40,6 +42,7 @@ class Generator:
 
     Args:
         name: tells this replica from all others of the run.
+        defaults: the run's sampling fields, for what a row leaves out.
         metered: whether a budget is set; without one no row waits for a grant.
     """
 
@@ -51,7 +54,7 @@ class Generator:
         rate: TokenRate | HourRate,
         meter: Meter,
         attempt_id: str,
-        default_max_tokens: int | None,
+        defaults: Mapping[str, Any],
         metered: bool,
     ) -> None:
         self.tier = tier
@@ -60,7 +63,7 @@ class Generator:
         self._rate = rate
         self._meter = meter
         self._attempt_id = attempt_id
-        self._default_max_tokens = default_max_tokens
+        self._defaults = defaults
         self._metered = metered
         self._born = time.monotonic_ns()
         self._load_ns = 0
@@ -139,9 +142,13 @@ class Generator:
         """Nano-dollars that the row cannot exceed: a token is at least one byte."""
         if isinstance(self._rate, HourRate):
             return 0
+        fields = {**self._defaults, **request.sampling}
         text = "".join(text_of(m.get("content")) for m in request.messages)
         prompt = len(text.encode()) + _TEMPLATE_TOKENS * len(request.messages)
-        limit = request.sampling.get("max_tokens") or self._default_max_tokens or 1 << 17
+        if "tools" in fields:
+            # A template may indent them; nothing makes them more than a few times as long.
+            prompt += _TOOL_SPACE * len(json.dumps(fields["tools"]))
+        limit = fields.get("max_tokens", 1 << 17) * fields.get("n", 1)
         return (prompt * self._rate.input + limit * self._rate.output) // 10**6 + 1
 
     def _count(self, answer: Answer) -> int:
@@ -170,6 +177,7 @@ class Generator:
             "e2e_s": [a.e2e_s for a in done],
             "error_kind": [a.problem.kind if a.problem else None for a in done],
             "error": [a.problem.message if a.problem else None for a in done],
+            **{name: [getattr(a, name) for a in done] for name in BEYOND_TEXT.names},
             "_engine_ns": [a.engine_ns for a in done],
             "_attempt_id": [self._attempt_id] * len(done),
         }

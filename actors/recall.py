@@ -1,9 +1,10 @@
 """The recall step: rows that the response cache can answer need no engine."""
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.response_cache import ENTRY, CachedAnswer, ResponseCache, entry_digest
-from pipelines.schema import patch
+from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.waiting import undecided_rows
 
 _ADMITTED = (
@@ -33,9 +34,13 @@ def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
 def admissible(table: pa.Table, created_at: object) -> pa.Table:
     """Entries for the answers that later runs may be served: of schema `ENTRY`.
 
-    Only what an engine of this run generated from a deterministic request. An answer cut at
-    its token limit is one: its key holds the limit.
+    Only what an engine of this run generated from a deterministic request, and only plain
+    text: an entry holds nothing else, and a hit must give all that the first answer gave. An
+    answer cut at its token limit is one: its key holds the limit.
     """
+    table = table.filter(pc.is_valid(table["response"]))
+    for name in BEYOND_TEXT.names:
+        table = table.filter(pc.is_null(table[name]))
     rows = [
         row
         for row in table.select(_ADMITTED).to_pylist()

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from actors.admission import Admission, Admitted
 from actors.engine import Answer
-from actors.prompt_tokens import PromptTokens
 from actors.turns import Turns
+from actors.vllm_answers import Reader
 from actors.vllm_core import decode, kill_core, last_words, tokens_left
+from actors.vllm_requests import Ask, Translator, check_parsers, engine_arguments, refusal
 from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
@@ -24,17 +25,11 @@ from pipelines.errors import RowProblem, RunFailure
 from pipelines.requests import Request, text_of
 
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from vllm import PoolingParams, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger(__name__)
 
-# Sampling fields that vLLM takes under the same name.
-_PASSED = (
-    "min_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed",
-    "presence_penalty", "frequency_penalty", "repetition_penalty",
-)  # fmt: skip
-_UNSUPPORTED = ("response_format", "tools", "tool_choice", "logprobs", "top_logprobs")
 _MAX_RESTARTS = 5
 _SUSPICIOUS_BYTES_PER_TOKEN = 8
 """Text this long for its context is worth tokenizing before a model is loaded for it."""
@@ -51,34 +46,36 @@ class Generation:
         engine_ns: what they cost.
     """
 
-    tokens: list[int]
-    params: "SamplingParams"
+    ask: Ask
     generated: list[int] = field(default_factory=list)
     engine_ns: int = 0
 
     @property
     def resumable(self) -> bool:
         """Whether what comes after some tokens does not depend on who generated them."""
-        p = self.params
-        return not (
-            p.stop or p.seed is not None or p.n > 1 or p.logprobs is not None
+        p = self.ask.params
+        return self.ask.generates and not (
+            p.stop or p.bad_words or p.seed is not None or p.n > 1 or p.logprobs is not None
             or p.structured_outputs or p.presence_penalty or p.frequency_penalty
             or p.repetition_penalty != 1.0
         )  # fmt: skip
 
-    def rest(self) -> "SamplingParams":
+    def rest(self) -> "SamplingParams | PoolingParams":
         """The parameters for what is still to be generated."""
+        params = self.ask.params
         if not self.generated:
-            return self.params
-        rest = self.params.clone()
-        rest.max_tokens = self.params.max_tokens - len(self.generated)
-        rest.min_tokens = max(self.params.min_tokens - len(self.generated), 0)
+            return params
+        rest = params.clone()
+        rest.max_tokens = params.max_tokens - len(self.generated)
+        rest.min_tokens = max(params.min_tokens - len(self.generated), 0)
         return rest
 
     def keep(self, generated: list[int], engine_ns: int) -> None:
         """Take over what a dead engine left, but for one token, so that there is a rest."""
-        room = self.params.max_tokens - 1 - len(self.generated)
-        if self.resumable and generated[:room]:
+        if not self.resumable:
+            return
+        room = self.ask.params.max_tokens - 1 - len(self.generated)
+        if generated[:room]:
             self.generated += generated[:room]
             self.engine_ns += engine_ns
 
@@ -131,7 +128,13 @@ class VLLMEngine:
         self._max_model_len = self._llm.model_config.max_model_len
         self._model_defaults = self._llm.model_config.get_diff_sampling_param()
         self._tokenizer = self._llm.get_tokenizer()
-        self._prompt_tokens = PromptTokens(self._tokenizer)
+        self._translator = Translator(self._config, self._llm)
+        self._reader = Reader(
+            self._config.task, self._tokenizer, self._llm.model_config, self._translator.parser
+        )
+        for adapter in self._translator.adapters.values():
+            # Now, because a broken adapter is the tier's fault and not that of a row.
+            await self._llm.add_lora(adapter)
 
     def _load(self) -> "AsyncLLM":
         self._set_environment()
@@ -141,6 +144,7 @@ class VLLMEngine:
 
         from actors.vllm_steps import StepLogger
 
+        check_parsers(self._config)
         steps = StepLogger(self.clock, self.occupancy, self.admission)
         llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**self._arguments()),
@@ -162,11 +166,12 @@ class VLLMEngine:
             "enforce_eager": current_platform.is_cpu(),
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
+            **engine_arguments(self._config),
             **self._config.engine_args,
         }
 
     def refuse(self, request: Request) -> RowProblem | None:
-        if problem := _unsupported({**self._defaults, **request.sampling}):
+        if problem := refusal(self._config, request, self._defaults):
             return problem
         limit = self._stated_context
         if limit is None or _text_bytes(request) < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
@@ -201,7 +206,7 @@ class VLLMEngine:
             prepared = await self._prepare(request)
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
-            answer = await self._generate(Generation(*prepared))
+            answer = await self._generate(Generation(prepared))
             admitted.answered(answer.usage.completion_tokens)
             return answer
 
@@ -223,27 +228,25 @@ class VLLMEngine:
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
             os.environ["OMP_NUM_THREADS"] = str(self._config.cpu_threads)
 
-    async def _prepare(self, request: Request) -> tuple[list[int], "SamplingParams"] | RowProblem:
+    async def _prepare(self, request: Request) -> Ask | RowProblem:
         fields = {**self._model_defaults, **self._defaults, **request.sampling}
-        if problem := _unsupported(fields):
+        problem = refusal(self._config, request, self._defaults)
+        if problem := problem or self._translator.refuse(fields):
             return problem
+        tokenize = self._translator.tokenize
         try:
             if _text_bytes(request) < _LONG_TEXT_BYTES:
-                tokens = self._tokenize(request)
+                prompt = tokenize(request, fields)
             else:
                 loop = asyncio.get_running_loop()
-                tokens = await loop.run_in_executor(self._tokenizing, self._tokenize, request)
+                prompt = await loop.run_in_executor(self._tokenizing, tokenize, request, fields)
         # A chat template is a program from the model's folder: it may raise anything.
         except Exception as error:
             return RowProblem("template", f"the chat template refused the messages ({error})")
-        room = self._max_model_len - len(tokens)
+        room = self._max_model_len - len(prompt.tokens)
         if room < 1:
-            return _too_long(len(tokens), self._max_model_len)
-        params = _sampling_params(fields, room)
-        return params if isinstance(params, RowProblem) else (tokens, params)
-
-    def _tokenize(self, request: Request) -> list[int]:
-        return self._prompt_tokens(request.messages)
+            return _too_long(len(prompt.tokens), self._max_model_len)
+        return self._translator.ask(request, fields, prompt, room)
 
     async def _generate(self, generation: Generation) -> Answer:
         from vllm.exceptions import VLLMClientError
@@ -259,7 +262,7 @@ class VLLMEngine:
                     self._restarts = 0
                     return replace(answer, attempts=attempt)
                 except (VLLMClientError, EngineGenerateError) as error:
-                    problem = RowProblem("invalid_request", str(error))
+                    problem = RowProblem("invalid_request", _reason(error))
                     return Answer(problem=problem, attempts=attempt)
                 except EngineDeadError:
                     await self._restart(llm)
@@ -274,19 +277,26 @@ class VLLMEngine:
     async def _once(self, generation: Generation) -> Answer:
         from vllm.inputs.engine import tokens_input
 
-        llm, name = self._llm, str(next(self._ids))
+        llm, name, ask = self._llm, str(next(self._ids)), generation.ask
+        submit = llm.generate if ask.generates else llm.encode
         started = time.monotonic_ns()
-        prompt = generation.tokens + generation.generated
-        self.clock.admit(name, len(prompt), started)
+        prompt = ask.tokens + generation.generated
+        # Each choice is a sequence of its own to the engine, and has its share of the time.
+        shares = [f"{name}.{i}" for i in range(ask.choices)]
+        for share in shares:
+            self.clock.admit(share, len(prompt), started)
         final = None
         try:
             # An input of the engine's own kind: a raw prompt would take a detour by a thread.
-            async for output in llm.generate(tokens_input(prompt), generation.rest(), name):
+            async for output in submit(
+                tokens_input(prompt), generation.rest(), name, **ask.options
+            ):
                 final = output
         finally:
             # Also when it failed: the time that it took was not free.
             computed = len(prompt) - (final.num_cached_tokens or 0) if final else 0
-            engine_ns = self.clock.finish(name, computed, time.monotonic_ns())
+            ended = time.monotonic_ns()
+            engine_ns = sum(self.clock.finish(share, computed, ended) for share in shares)
             if final is None:
                 generation.keep(tokens_left(llm, name), engine_ns)
         return self._answer_of(generation, final, engine_ns + generation.engine_ns, started)
@@ -294,27 +304,26 @@ class VLLMEngine:
     def _answer_of(
         self, generation: Generation, final: Any, engine_ns: int, started: int
     ) -> Answer:
-        completion = final.outputs[0]
-        prompt_tokens = len(generation.tokens)
+        ask, prompt_tokens = generation.ask, len(generation.ask.tokens)
+        if generation.generated:
+            (completion,) = final.outputs
+            stopped = completion.finish_reason == "stop"
+            completion.token_ids = generation.generated + list(completion.token_ids)
+            completion.text = decode(
+                self._tokenizer, ask.tokens, completion.token_ids, ask.params, stopped
+            )
+        completions = final.outputs if ask.generates else ()
         usage = Usage(
             prompt_tokens,
             min(final.num_cached_tokens or 0, prompt_tokens),
-            len(generation.generated) + len(completion.token_ids),
+            sum(len(completion.token_ids) for completion in completions),
         )
-        if completion.finish_reason not in ("stop", "length"):
-            problem = RowProblem("engine", f"generation ended with {completion.finish_reason}")
-            return Answer(problem=problem, usage=usage, engine_ns=engine_ns)
-        text = completion.text
-        if generation.generated:
-            ids = generation.generated + list(completion.token_ids)
-            stopped = completion.finish_reason == "stop"
-            text = decode(self._tokenizer, generation.tokens, ids, generation.params, stopped)
-        return Answer(
-            response=text,
-            finish_reason=completion.finish_reason,
+        metrics = getattr(final, "metrics", None)
+        return replace(
+            self._reader.read(ask, final.outputs),
             usage=usage,
             engine_ns=engine_ns,
-            ttft_s=final.metrics.first_token_latency if final.metrics else None,
+            ttft_s=metrics.first_token_latency if metrics else None,
             e2e_s=(time.monotonic_ns() - started) / 1e9,
         )
 
@@ -344,6 +353,12 @@ class VLLMEngine:
                 kill_core(self._llm)
 
 
+def _reason(error: Exception) -> str:
+    """What vLLM says, and what it had been told where it does not repeat that."""
+    said, cause = str(error), str(error.__cause__ or "")
+    return said if cause in said else f"{said} ({cause})"
+
+
 def _text_bytes(request: Request) -> int:
     return sum(len(text_of(m.get("content")).encode()) for m in request.messages)
 
@@ -354,29 +369,3 @@ def _too_long(tokens: int, limit: int) -> RowProblem:
         f"the prompt has {tokens} tokens; the model holds {limit} with the answer. "
         "Shorten it or route it to a tier with a longer context",
     )
-
-
-def _unsupported(fields: dict[str, Any]) -> RowProblem | None:
-    for name in _UNSUPPORTED:
-        if fields.get(name):
-            return RowProblem("unsupported", f"{name} is not supported by this tier")
-    if fields.get("n", 1) > 1:
-        return RowProblem("unsupported", "n > 1 is not supported by this tier")
-    return None
-
-
-def _sampling_params(fields: dict[str, Any], room: int) -> "SamplingParams | RowProblem":
-    from vllm import SamplingParams
-    from vllm.exceptions import VLLMClientError
-    from vllm.sampling_params import RequestOutputKind
-
-    passed = {name: fields[name] for name in _PASSED if fields.get(name) is not None}
-    try:
-        return SamplingParams(
-            max_tokens=min(fields.get("max_tokens") or room, room),
-            # One object a request instead of one a step.
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            **passed,
-        )
-    except (ValueError, VLLMClientError) as error:
-        return RowProblem("invalid_request", str(error))

@@ -176,7 +176,7 @@ class EngineHost:
             rate=prices.tiers[tier.name],
             meter=RemoteMeter(meter),
             attempt_id=attempt_id,
-            default_max_tokens=defaults.get("max_tokens"),
+            defaults=defaults,
             metered=metered,
         )
         if exchange is not None:

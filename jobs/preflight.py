@@ -75,6 +75,7 @@ def check_config(config: RunConfig, today: date) -> PriceList:
     for tier in config.tiers:
         if isinstance(tier.engine, VLLM):
             _check_model(f"tiers.{tier.name}.engine", tier.engine)
+            _check_adapters(f"tiers.{tier.name}.engine", tier.engine)
     return prices
 
 
@@ -153,6 +154,16 @@ def _check_model(key: str, engine: VLLM) -> None:
             f"{key}.revision: pin {engine.model} to a commit of the hub, 40 hex digits; with a "
             "branch a new upload would change answers that the response cache vouches for"
         )
+
+
+def _check_adapters(key: str, engine: VLLM) -> None:
+    """Folders only: keys and the response cache vouch for an adapter's very weights."""
+    for name, folder in engine.lora_adapters.items():
+        if not Path(folder, "adapter_config.json").is_file():
+            raise UsageProblem(
+                f"{key}.lora_adapters.{name}: {folder} holds no adapter_config.json; give the "
+                "folder of a LoRA adapter"
+            )
 
 
 def _format(config: Input, files: Sequence[InputFile], blocks: Sequence[Block], fs: Any) -> str:

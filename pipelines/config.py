@@ -160,8 +160,24 @@ class VLLM(Section):
     engine_args: dict[str, Any] = Field(
         default_factory=dict, description="passed to vLLM unchanged, e.g. max_model_len, dtype"
     )
+    task: Literal["generate", "embed", "classify", "score"] = Field(
+        "generate", description="what the model is for: text, a vector, a label, a pair's score"
+    )
+    tool_parser: str | None = Field(None, description="vLLM's parser of this model's tool calls")
+    reasoning_parser: str | None = Field(
+        None, description="vLLM's parser that splits off what this model thinks before it answers"
+    )
+    lora_adapters: dict[str, str] = Field(
+        default_factory=dict, description="name that a row's `lora` may give -> adapter's folder"
+    )
     cpu_threads: PositiveInt | None = Field(None, description="CPU engines: OpenMP threads")
     kv_cache_gib: PositiveFloat = Field(1.0, description="CPU engines: memory for the KV cache")
+
+    @model_validator(mode="after")
+    def parsers_have_text(self) -> "VLLM":
+        if self.task != "generate" and (self.tool_parser or self.reasoning_parser):
+            raise ValueError(f"task: {self.task}: gives no text to parse; remove the parsers")
+        return self
 
 
 Engine = Annotated[Scripted | VLLM, Field(discriminator="kind")]

@@ -9,6 +9,7 @@ ErrorKind = Literal[
     "context_length",
     "unsupported",
     "template",
+    "parser",
     "engine",
     "lost_leader",
 ]

@@ -13,19 +13,13 @@ from pipelines import columns as user_columns
 from pipelines.config import Columns
 from pipelines.errors import RowProblem
 from pipelines.keys import request_key, row_id
-from pipelines.requests import REQUEST_FIELDS, Request, check
+from pipelines.requests import NESTED_FIELDS, REQUEST_FIELDS, TEXT_FIELDS, Request, check
 from pipelines.schema import TRAVELLING, empty_columns, patch
 from pipelines.sources import BadLine, Block, Row, read_parquet, read_rows
 
 # Fields of an OpenAI-batch body that cannot change an answer, and model, which is the tier.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
-# Fields whose value may be JSON text where the format has no nesting.
-_NESTED = {"response_format", "tools", "tool_choice"}
-_NUMBERS = {
-    field: int if field in {"max_tokens", "max_completion_tokens", "min_tokens", "seed"} else float
-    for field in REQUEST_FIELDS
-    if field not in {"stop", "response_format", "tools", "tool_choice"}
-}
+_CHAT, _EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ class Dialect:
         fields = {name: _plain(row[name]) for name in self.columns.sampling if name in row}
         if self.format == "csv":
             fields = {name: _from_cell(name, value) for name, value in fields.items()}
-        for name in _NESTED & fields.keys():
+        for name in NESTED_FIELDS & fields.keys():
             fields[name] = _decoded(fields[name])
         messages = _decoded(_plain(row.get(self.columns.messages)))
         return check(row.get(self.columns.prompt), messages, fields)
@@ -67,10 +61,11 @@ class Dialect:
         body = _decoded(row.get("body"))
         if not isinstance(body, dict):
             return RowProblem("invalid_row", "body must be an object")
-        url = row.get("url")
-        if url not in (None, "/v1/chat/completions"):
-            return RowProblem("unsupported", f"url {url!r}: only chat completions are answered")
-        known = {"messages", *REQUEST_FIELDS, *_IGNORED_BODY_FIELDS}
+        url = row.get("url") or _CHAT
+        if url not in (_CHAT, _EMBEDDINGS):
+            return RowProblem("unsupported", f"url {url!r}: only {_CHAT} and {_EMBEDDINGS}")
+        text = "messages" if url == _CHAT else "input"
+        known = {text, *REQUEST_FIELDS, *_IGNORED_BODY_FIELDS}
         if unknown := sorted(body.keys() - known):
             return RowProblem("unsupported", f"body.{unknown[0]} is not supported")
         model = body.get("model")
@@ -82,7 +77,11 @@ class Dialect:
             )
         fields = {name: body[name] for name in REQUEST_FIELDS if name in body}
         tier = model if model in self.tiers else None
-        return check(None, body.get("messages", ()), fields, tier)
+        if url == _CHAT:
+            return check(None, body.get("messages", ()), fields, tier)
+        # It says that an embedding is wanted, for a tier that would answer with text to refuse.
+        fields["encoding_format"] = fields.get("encoding_format") or "float"
+        return check(body.get("input"), None, fields, tier)
 
 
 def read_block(
@@ -278,9 +277,11 @@ def _from_cell(name: str, value: Any) -> Any:
     """A CSV cell as the number or structure that its field needs; left alone if it is none."""
     if not isinstance(value, str):
         return value
-    if name in _NUMBERS:
+    if name in TEXT_FIELDS:
+        return _decoded(value)
+    for read in (json.loads, float, lambda text: json.loads(text.lower())):
         try:
-            return _NUMBERS[name](value)
-        except ValueError:
-            return value
-    return _decoded(value)
+            return read(value)
+        except (ValueError, RecursionError):
+            continue
+    return value

@@ -75,14 +75,15 @@ def model_revision(tier: Tier) -> str:
 
     For a local folder: a digest of its files. Above 64 MiB a file counts by size and its
     first and last MiB: every retraining changes those, and reading 100 GB would not pay.
-    A hub name counts with its pinned revision, which preflight demands. Folders that engine
-    arguments name count too.
+    A hub name counts with its pinned revision, which preflight demands. Adapters and folders
+    that engine arguments name count too.
     """
     if isinstance(tier.engine, Scripted):
         return "scripted"
-    named = [tier.engine.model, *_texts(tier.engine.engine_args)]
+    engine = tier.engine
+    named = [engine.model, *engine.lora_adapters.values(), *_texts(engine.engine_args)]
     folders = {name: _folder_digest(Path(name)) for name in named if Path(name).is_dir()}
-    return digest(canonical_json([folders, tier.engine.model, tier.engine.revision])).hex()
+    return digest(canonical_json([folders, engine.model, engine.revision])).hex()
 
 
 def _folder_digest(folder: Path) -> str:

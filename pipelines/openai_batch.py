@@ -5,6 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.schema import BEYOND_TEXT
 from pipelines.storage import Directory
 
 OUTPUT_FILE = "batch_output.jsonl"
@@ -12,6 +13,7 @@ ERROR_FILE = "batch_errors.jsonl"
 _COLUMNS = [
     "custom_id", "row_id", "request_key", "status", "response", "finish_reason", "model",
     "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind", "error",
+    *BEYOND_TEXT.names,
 ]  # fmt: skip
 
 
@@ -38,30 +40,49 @@ def batch_line(row: dict[str, Any]) -> dict[str, Any]:
     if row["status"] != "ok":
         line["error"] = {"code": row["error_kind"], "message": row["error"]}
         return line
-    prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     line["response"] = {
         "status_code": 200,
         "request_id": row["request_key"],
-        "body": {
-            "id": f"chatcmpl-{row['row_id']}",
-            "object": "chat.completion",
-            "model": row["model"],
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": row["response"]},
-                    "finish_reason": row["finish_reason"],
-                }
-            ],
-            "usage": {
-                "prompt_tokens": prompt,
-                "completion_tokens": completion,
-                "total_tokens": prompt + completion,
-                "prompt_tokens_details": {"cached_tokens": row["cached_prompt_tokens"]},
-            },
-        },
+        "body": _chat_body(row) if row["embedding"] is None else _embedding_body(row),
     }
     return line
+
+
+def _chat_body(row: dict[str, Any]) -> dict[str, Any]:
+    prompt, completion = row["prompt_tokens"], row["completion_tokens"]
+    return {
+        "id": f"chatcmpl-{row['row_id']}",
+        "object": "chat.completion",
+        "model": row["model"],
+        "choices": json.loads(row["choices"]) if row["choices"] else [_choice(row)],
+        "usage": {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": row["cached_prompt_tokens"]},
+        },
+    }
+
+
+def _choice(row: dict[str, Any]) -> dict[str, Any]:
+    message = {"role": "assistant", "content": row["response"]}
+    if row["reasoning"] is not None:
+        message["reasoning_content"] = row["reasoning"]
+    if row["tool_calls"]:
+        message["tool_calls"] = json.loads(row["tool_calls"])
+    choice = {"index": 0, "message": message, "finish_reason": row["finish_reason"]}
+    if row["token_logprobs"]:
+        choice["logprobs"] = json.loads(row["token_logprobs"])
+    return choice
+
+
+def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "object": "list",
+        "model": row["model"],
+        "data": [{"object": "embedding", "index": 0, "embedding": row["embedding"]}],
+        "usage": {"prompt_tokens": row["prompt_tokens"], "total_tokens": row["prompt_tokens"]},
+    }
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from typing_extensions import TypedDict
 
 from pipelines.errors import RowProblem
 
@@ -23,8 +24,43 @@ WholeNumber = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[WholeNumber, Field(ge=0, lt=2**31)]
 
 
+class Constraint(TypedDict, total=False):
+    """What vLLM's `structured_outputs` may ask for: one of these."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    json: dict[str, Any] | str
+    regex: str
+    choice: Annotated[list[str], Field(min_length=1)]
+    grammar: str
+
+
+def _named(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            raise ValueError('each is {"type": "function", "function": {"name": ...}}')
+    return tools
+
+
+def _one(constraint: Constraint) -> Constraint:
+    if len(constraint) != 1:
+        raise ValueError(f"give exactly one of {', '.join(Constraint.__annotations__)}")
+    return constraint
+
+
+OneConstraint = Annotated[Constraint, AfterValidator(_one)]
+Tools = Annotated[list[dict[str, Any]], Field(min_length=1), AfterValidator(_named)]
+
+
 class SamplingFields(BaseModel):
-    """Sampling fields of a request, under OpenAI's and vLLM's names; unset means omitted."""
+    """Fields of a request beside its text, under OpenAI's and vLLM's names; unset is omitted.
+
+    Attributes:
+        lora: the name of one of the tier's adapters.
+        dimensions: of an embedding, where the model can be asked for fewer.
+        encoding_format: of an embedding; asking for one is asking for an embedding.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -35,6 +71,11 @@ class SamplingFields(BaseModel):
     top_k: Annotated[WholeNumber, Field(ge=-1, lt=2**31)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     stop: str | list[str] | None = None
+    stop_token_ids: list[Count] | None = None
+    ignore_eos: bool | None = None
+    bad_words: list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+    skip_special_tokens: bool | None = None
     seed: Annotated[WholeNumber, Field(ge=0, lt=2**63)] | None = None
     presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -43,8 +84,14 @@ class SamplingFields(BaseModel):
     logprobs: bool | Count | None = None
     top_logprobs: Count | None = None
     response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: str | dict[str, Any] | None = None
+    structured_outputs: OneConstraint | None = None
+    tools: Tools | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    lora: str | None = None
+    dimensions: Annotated[Count, Field(ge=1)] | None = None
+    encoding_format: Literal["float"] | None = None
 
     def given(self) -> dict[str, Any]:
         """The fields that are set, by name."""
@@ -53,6 +100,34 @@ class SamplingFields(BaseModel):
 
 _ALIASES = {"max_completion_tokens": "max_tokens"}
 REQUEST_FIELDS = (*SamplingFields.model_fields, *_ALIASES)
+
+
+def _kinds(field: str) -> set[Any]:
+    """The kinds of values that a field takes: str, dict, list, int, Literal, ..."""
+    annotation = SamplingFields.model_fields[field].annotation
+    members = [get_args(m)[0] if get_origin(m) is Annotated else m for m in get_args(annotation)]
+    return {dict if m is Constraint else get_origin(m) or m for m in members}
+
+
+TEXT_FIELDS = {name for name in SamplingFields.model_fields if _kinds(name) & {str, Literal}}
+"""Fields whose value may be plain text; a CSV cell of another field is a number or JSON."""
+NESTED_FIELDS = {
+    name
+    for name in SamplingFields.model_fields
+    if dict in _kinds(name) or (list in _kinds(name) and name not in TEXT_FIELDS)
+}
+"""Fields whose value may be JSON text where a format has no nesting."""
+_OTHER_FORMS = (
+    "response_format", "structured_outputs", "tools", "tool_choice", "logprobs", "top_logprobs",
+    "chat_template_kwargs", "lora", "dimensions", "encoding_format",
+)  # fmt: skip
+
+
+def other_forms(fields: Mapping[str, Any]) -> list[str]:
+    """The fields that ask for another answer than one plain text of the model itself."""
+    nothing = (None, False, "none", {"type": "text"})
+    asked = [name for name in _OTHER_FORMS if fields.get(name) not in nothing]
+    return [*asked, "n"] if fields.get("n", 1) > 1 else asked
 
 
 @dataclass(frozen=True)
@@ -186,4 +261,7 @@ def _check_fields(fields: Mapping[str, Any]) -> dict[str, Any] | RowProblem:
     except ValidationError as error:
         first = error.errors()[0]
         name = first["loc"][0] if first["loc"] else "request"
-        return RowProblem("invalid_request", f"{name}: {first['msg']} (got {first['input']!r})")
+        return RowProblem(
+            "invalid_request",
+            f"{name}: {first['msg'].removeprefix('Value error, ')} (got {first['input']!r})",
+        )

@@ -10,6 +10,22 @@ import pyarrow.compute as pc
 MONEY = pa.decimal128(18, 9)
 """US dollars to the nano-dollar, up to a billion dollars a row."""
 
+BEYOND_TEXT = pa.schema(
+    [
+        # What the model thought before its answer, where a tier has a parser for that.
+        ("reasoning", pa.string()),
+        # JSON in OpenAI's format, as are all choices of a row that asked for several, and the
+        # logprobs, which have another name because an input's column may ask for them by theirs.
+        ("tool_calls", pa.string()),
+        ("choices", pa.string()),
+        ("token_logprobs", pa.string()),
+        ("embedding", pa.list_(pa.float32())),
+        # JSON: label -> probability.
+        ("scores", pa.string()),
+    ]
+)
+"""What an answer may hold beside its text."""
+
 RESULT = pa.schema(
     [
         ("row_id", pa.string()),
@@ -36,6 +52,7 @@ RESULT = pa.schema(
         ("error", pa.string()),
         ("price_version", pa.string()),
         ("run_id", pa.string()),
+        *BEYOND_TEXT,
     ]
 )
 """The contract's columns of `rows/`; the user's own columns stand before them."""
@@ -125,10 +142,18 @@ def patch(table: pa.Table, at: Sequence[int], values: Mapping[str, Sequence[obje
         field = TRAVELLING.field(name)
         column = new if isinstance(new, pa.Array) else pa.array(new, field.type)
         if not everywhere:
-            old = table[name].combine_chunks()
-            column = pc.replace_with_mask(old, pa.array(mask), column)
+            column = _replaced(table[name].combine_chunks(), mask, column)
         table = table.set_column(table.column_names.index(name), field, column)
     return table
+
+
+def _replaced(old: pa.Array, mask: np.ndarray, new: pa.Array) -> pa.Array:
+    if not pa.types.is_nested(old.type):
+        return pc.replace_with_mask(old, pa.array(mask), new)
+    # Arrow replaces no lists.
+    places = np.arange(len(old))
+    places[mask] = len(old) + np.arange(len(new))
+    return pa.concat_arrays([old, new]).take(pa.array(places))
 
 
 def money(nano_dollars: Sequence[int | None]) -> pa.Array:

@@ -15,13 +15,13 @@ from pipelines.keys import canonical_json, digest
 from pipelines.ledger import Committed, bill_table
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
-from pipelines.schema import BILL, RESULT, nano_dollars, patch
+from pipelines.schema import BEYOND_TEXT, BILL, RESULT, nano_dollars, patch
 from pipelines.storage import Directory
 
 _ANSWER = (
     "status", "response", "finish_reason", "tier", "model", "route_score", "route_reason",
     "escalations", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "similarity",
-    "error_kind", "error",
+    "error_kind", "error", *BEYOND_TEXT.names,
 )  # fmt: skip
 _BILL_DRAFT = f"{STATE}/bill.draft"
 _SETTLED = f"{STATE}/settled"

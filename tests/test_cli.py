@@ -61,6 +61,9 @@ def broken(tmp_path: Path, name: str) -> list[object]:
     write_jsonl(tmp_path / "twice.jsonl", [{"id": "q7", "prompt": "x"}] * 2)
     gone = {"kind": "vllm", "model": "./no/such/model"}
     unpinned = {"kind": "vllm", "model": "org/name"}
+    model = str(ROOT / "demo/models/small")
+    adapted = {"kind": "vllm", "model": model, "lora_adapters": {"law": str(tmp_path)}}
+    parsed = {"kind": "vllm", "model": model, "task": "embed", "tool_parser": "hermes"}
     cases: dict[str, tuple[dict[str, Any], list[object]]] = {
         "no config": ({}, ["nowhere.yaml"]),
         "unknown key": ({"tires": []}, []),
@@ -72,6 +75,8 @@ def broken(tmp_path: Path, name: str) -> list[object]:
         "duplicate ids": ({}, ["--input", tmp_path / "twice.jsonl"]),
         "no model": ({"tiers": [{**tier("only"), "engine": gone}]}, []),
         "hub model without revision": ({"tiers": [{**tier("only"), "engine": unpinned}]}, []),
+        "no adapter": ({"tiers": [{**tier("only"), "engine": adapted}]}, []),
+        "parser without text": ({"tiers": [{**tier("only"), "engine": parsed}]}, []),
         "output is a file": ({}, ["--output", tmp_path / "file"]),
         "output below a file": ({}, ["--output", tmp_path / "file/out"]),
         "output in input": ({}, ["--input", tmp_path, "--output", tmp_path / "out"]),
@@ -96,6 +101,8 @@ def broken(tmp_path: Path, name: str) -> list[object]:
         ("duplicate ids", ["q7", "row 0", "row 1", "To fix"]),
         ("no model", ["tiers.only.engine.model", "no such folder"]),
         ("hub model without revision", ["tiers.only.engine.revision", "pin"]),
+        ("no adapter", ["tiers.only.engine.lora_adapters.law", "adapter_config.json"]),
+        ("parser without text", ["tiers.0.engine", "embed", "remove the parsers"]),
         ("output is a file", ["output.path", "cannot be written"]),
         ("output below a file", ["output.path", "cannot be written"]),
         ("output in input", ["output.path", "lies in the input folder"]),

@@ -42,7 +42,7 @@ def generator(meter: LocalMeter, metered: bool = False, **engine: Any) -> Genera
         RATE,
         meter,
         "run.0",
-        16,
+        {"max_tokens": 16},
         metered,  # type: ignore[arg-type]
     )
 
@@ -102,6 +102,26 @@ def test_a_budget_is_never_passed_and_leaves_the_rest_pending(budget: int) -> No
         assert statuses == ["ok"] * 40
     if budget == 200:
         assert statuses.count("ok") >= 5
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"n": 2}, {"logprobs": True}, {"response_format": {"type": "json_object"}}, {"lora": "a"}],
+)
+def test_the_scripted_engine_refuses_what_it_cannot_do(fields: dict[str, Any]) -> None:
+    table = block("a", "b")
+    asked = Request([{"role": "user", "content": "b"}], fields).to_json()
+    table = patch(table, [1], {"_request": [asked]})
+    done = asyncio.run(generator(LocalMeter()).generate(table))
+    assert done["error_kind"].to_pylist() == [None, "unsupported"]
+
+
+def test_choices_count_in_the_worst_case() -> None:
+    """Ten tokens each for two choices, and a byte of prompt: what must fit the budget."""
+    one = Request([{"role": "user", "content": "a"}], {"max_tokens": 10})
+    two = Request(one.messages, {"max_tokens": 10, "n": 2})
+    host = generator(LocalMeter())
+    assert host._worst_case(two) - host._worst_case(one) == 10
 
 
 def test_a_replica_that_died_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,3 +1,4 @@
+import csv
 import json
 from datetime import date
 from pathlib import Path
@@ -13,6 +14,7 @@ from conftest import MakeConfig, write_jsonl
 from jobs.preflight import plan_run
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
+from pipelines.requests import Request
 from pipelines.scan import duplicates
 from pipelines.schema import user_columns
 
@@ -202,7 +204,7 @@ def test_openai_batch_input_is_recognised(make_config: MakeConfig) -> None:
         batch_row("a", max_tokens=5),
         batch_row("b", model="only"),
         batch_row("c", model="gpt-x"),
-        batch_row("d", logit_bias={"1": 2}),
+        batch_row("d", best_of=2),
     ]
     table = taken(make_config, rows)
     assert table["row_id"].to_pylist() == list("abcd")
@@ -210,6 +212,52 @@ def test_openai_batch_input_is_recognised(make_config: MakeConfig) -> None:
     assert "input.ignore_model" in table["error"].to_pylist()[2]
     plain = taken(make_config, [{"prompt": "x", "max_tokens": 5}])
     assert table["request_key"].to_pylist()[0] == plain["request_key"].to_pylist()[0]
+
+
+def test_openai_batch_input_may_ask_for_embeddings(make_config: MakeConfig) -> None:
+    url = {"method": "POST", "url": "/v1/embeddings"}
+    rows = [
+        {"custom_id": "a", **url, "body": {"model": "auto", "input": "x", "dimensions": 8}},
+        {"custom_id": "b", **url, "body": {"model": "auto", "input": ["x", "y"]}},
+        {"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "x"}},
+    ]
+    table = taken(make_config, rows)
+    request = Request.from_json(table["_request"].to_pylist()[0])
+    assert request.messages == [{"role": "user", "content": "x"}]
+    assert request.sampling == {"dimensions": 8, "encoding_format": "float"}
+    assert table["error_kind"].to_pylist() == [None, "invalid_row", "unsupported"]
+
+
+NESTED: dict[str, Any] = {
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "tool_choice": {"type": "function", "function": {"name": "f"}},
+    "response_format": {"type": "json_object"},
+    "structured_outputs": {"choice": ["a", "b"]},
+    "chat_template_kwargs": {"enable_thinking": False},
+    "logit_bias": {"5": -1.0},
+    "stop_token_ids": [1, 2],
+    "bad_words": ["x"],
+}
+FLAT: dict[str, Any] = {
+    "n": 2, "seed": 2**62 + 1, "temperature": 0.5, "logprobs": True, "top_logprobs": 3,
+    "ignore_eos": False, "lora": "law", "stop": "1",
+}  # fmt: skip
+
+
+def test_fields_may_be_text_where_a_format_has_nothing_better(
+    make_config: MakeConfig, tmp_path: Path
+) -> None:
+    cells = {**{k: json.dumps(v) for k, v in NESTED.items()}, **FLAT}
+    flat = pa.table({name: [value] for name, value in {"prompt": "x", **cells}.items()})
+    pq.write_table(flat, tmp_path / "p.parquet")
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([flat.column_names, list(flat.to_pylist()[0].values())])
+    write_jsonl(tmp_path / "l.jsonl", [{"prompt": "x", **NESTED, **FLAT}])
+    for name in ("p.parquet", "c.csv", "l.jsonl"):
+        table = taken(make_config, tmp_path / name)
+        assert table["error"].to_pylist() == [None], name
+        request = Request.from_json(table["_request"].to_pylist()[0])
+        assert request.sampling == {**NESTED, **FLAT}, name
 
 
 def test_models_of_a_batch_file_may_be_ignored(make_config: MakeConfig, tmp_path: Path) -> None:

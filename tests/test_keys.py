@@ -86,11 +86,15 @@ def test_retrained_weights_are_another_policy(make_config: MakeConfig, tmp_path:
     drafted = {"speculative_config": {"model": str(weights.parent)}}
     other = {"kind": "vllm", "model": str(tmp_path), "engine_args": drafted}
     watched = make_config([], tiers=[{**tier("only"), "engine": other}])
+    adapted = {"kind": "vllm", "model": "org/name", "lora_adapters": {"a": str(weights.parent)}}
+    adapter = make_config([], tiers=[{**tier("only"), "engine": adapted}])
+    before_adapter = policy_digest(adapter)
     before = policy_digest(config)
     before_watched = policy_digest(watched)
     weights.write_bytes(b"new")
     assert policy_digest(config) != before
     assert policy_digest(watched) != before_watched
+    assert policy_digest(adapter) != before_adapter
 
 
 def test_a_row_is_named_by_its_place() -> None:

@@ -9,7 +9,7 @@ import pytest
 from actors.recall import admissible, recall_rows
 from actors.response_cache import ENTRY, TABLE, CacheWriter, ResponseCache, entry_digest
 from pipelines.config import ResponseCacheConfig, Storage
-from pipelines.schema import empty_columns, patch
+from pipelines.schema import BEYOND_TEXT, empty_columns, patch
 
 KEYS = [f"{i:032x}" for i in range(300)]
 NOW = datetime(2026, 11, 24, tzinfo=UTC)
@@ -152,6 +152,34 @@ def test_only_rows_that_one_answer_may_serve_are_recalled(
 def test_a_block_without_open_rows_passes(config: ResponseCacheConfig, warnings: list[str]) -> None:
     table = block(source=["duplicate"], request_key=[KEYS[0]], _shareable=[True])
     assert recall_rows(table, opened(config, warnings)) is table
+
+
+def test_no_hit_lacks_what_the_first_answer_had(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    """Whatever an answer holds, a hit gives back the same; else the answer is not kept."""
+    beyond: dict[str, list[Any]] = {name: [None] * 8 for name in BEYOND_TEXT.names}
+    for row, name in enumerate(BEYOND_TEXT.names, 1):
+        beyond[name][row] = [0.5] if name == "embedding" else "{}"
+    columns: dict[str, list[Any]] = {
+        "request_key": KEYS[:8],
+        "status": ["ok"] * 8,
+        "response": [*"abcdefg", None],
+        "finish_reason": ["stop"] * 8,
+        "prompt_tokens": [5] * 8,
+        "completion_tokens": [3] * 8,
+        "tier": ["only"] * 8,
+        "model": ["m"] * 8,
+        **beyond,
+    }
+    first = block(**columns, source=["generated"] * 8, _shareable=[True] * 8)
+    filled(config, warnings, admissible(first, NOW))
+    asked = block(request_key=KEYS[:8], _shareable=[True] * 8)
+    again = recall_rows(asked, opened(config, warnings))
+    hits = [i for i, source in enumerate(again["source"].to_pylist()) if source == "cache_exact"]
+    assert hits == [0]
+    for name in columns:
+        assert again[name].take(hits).to_pylist() == first[name].take(hits).to_pylist(), name
 
 
 def test_only_own_complete_deterministic_answers_are_admitted() -> None:

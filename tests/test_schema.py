@@ -22,5 +22,8 @@ def test_a_patch_changes_the_named_rows_only() -> None:
     table = patch(table, [1, 3], {"tier": ["a", None], "attempts": [2, 3]})
     assert table["tier"].to_pylist() == [None, "a", None, None]
     assert table["attempts"].to_pylist() == [None, 2, None, 3]
+    table = patch(table, [0, 3], {"embedding": [[0.5, 1.0], [2.0]]})
+    table = patch(table, [1, 3], {"embedding": [[4.0], None]})
+    assert table["embedding"].to_pylist() == [[0.5, 1.0], [4.0], None, None]
     assert patch(table, [], {"tier": []}) is table
     assert patch(table, range(4), {"tier": list("wxyz")})["tier"].to_pylist() == list("wxyz")

@@ -24,7 +24,7 @@ from pipelines.ledger import bill_table
 from pipelines.leftovers import pending_blocks, read_leftover
 from pipelines.prices import PriceList, price_list
 from pipelines.pricing import price_rows
-from pipelines.schema import nano_dollars
+from pipelines.schema import BEYOND_TEXT, nano_dollars
 from pipelines.storage import Directory
 
 A, B = "aa" * 16, "bb" * 16
@@ -83,6 +83,15 @@ def test_followers_get_their_leaders_answer_at_no_cost(
     assert [row["cost_usd"] > 0 for row in rows] == [False, True, False, True, False]
     assert len({row["baseline_cost_usd"] for row in rows}) == 1
     assert [row["attempts"] for row in rows if row["source"] == "duplicate"] == [0, 0, 0]
+
+
+def test_followers_get_all_that_their_leader_got(directory: Directory, prices: PriceList) -> None:
+    beyond = {field.name: "x" for field in BEYOND_TEXT} | {"embedding": [0.5, 2.0]}
+    leader = answered(A, "r0", **beyond)
+    committed(directory, prices, "0", leader, follower(A, "r1"), answered(B, "r2"))
+    rows = settled(directory, prices)
+    for name, value in beyond.items():
+        assert [row[name] for row in rows] == [value, value, None]
 
 
 def test_followers_of_a_failed_leader_fail_alike_and_are_in_errors(

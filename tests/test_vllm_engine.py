@@ -9,6 +9,7 @@ from conftest import ROOT
 
 from actors.engine import Answer
 from actors.vllm_engine import Generation, VLLMEngine
+from actors.vllm_requests import Ask
 from pipelines.config import VLLM
 from pipelines.requests import Request
 
@@ -114,8 +115,8 @@ def test_a_seed_repeats_a_sampled_answer(running: Running) -> None:
     [
         (request("word " * 2000), "context_length", "the model holds 512"),
         (Request([{"role": "tool", "content": "x"}], {}), "template", "chat template"),
-        (request("x", n=2), "unsupported", "n > 1"),
-        (request("x", tools=[{"type": "function"}]), "unsupported", "tools"),
+        (request("x", n=2), "invalid_request", "greedy"),
+        (request("x", tools=[{"type": "function"}]), "unsupported", "no tool_parser"),
         (request("x", min_tokens=9, max_tokens=3), "invalid_request", "min_tokens"),
     ],
 )
@@ -138,7 +139,7 @@ def test_what_needs_no_model_to_be_refused_is_refused_before_it_is_loaded() -> N
     assert refused is not None
     assert refused.kind == "context_length"
     assert engine.refuse(short) is None
-    assert engine.refuse(request("x", n=2)) is not None
+    assert engine.refuse(request("x", lora="law")) is not None
 
 
 def test_a_shared_prefix_is_read_from_the_prefix_cache(running: Running) -> None:
@@ -165,7 +166,7 @@ class Poisoned(VLLMEngine):
     deaths = 0
 
     async def _once(self, generation: Generation) -> Answer:
-        tokens = generation.tokens
+        tokens = generation.ask.tokens
         from vllm.v1.engine.exceptions import EngineDeadError
 
         inside = self.__dict__.setdefault("inside", [])
@@ -187,7 +188,9 @@ def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it() -> None:
         engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
         engine._llm = None
         rows = [*range(20), 666, *range(20, 40)]
-        return await asyncio.gather(*(engine._generate(Generation([row], None)) for row in rows))  # type: ignore[arg-type]
+        return await asyncio.gather(
+            *(engine._generate(Generation(Ask([row], None))) for row in rows)
+        )  # type: ignore[arg-type]
 
     answers = asyncio.run(all_at_once())
     (poison,) = [a for a in answers if a.problem]

@@ -1,0 +1,338 @@
+"""What a row asks for, in vLLM's words: parameters, adapter, parsers, and the prompt itself.
+
+vLLM's own request model is used where a row or its tier asks for more than text, so that
+response formats, tool choices and the grammars of a model's tool calls mean here what they mean
+on vLLM's server.
+"""
+
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from actors.prompt_tokens import PromptTokens
+from pipelines.config import VLLM
+from pipelines.errors import RowProblem, RunFailure
+from pipelines.requests import Request
+
+if TYPE_CHECKING:
+    from vllm import PoolingParams, SamplingParams
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.parser import Parser
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+# Fields that `SamplingParams` takes under the same name.
+_PASSED = (
+    "min_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "stop_token_ids", "ignore_eos",
+    "bad_words", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty", "n",
+)  # fmt: skip
+# Fields that vLLM's request model reads.
+_CHAT_FIELDS = (
+    "response_format", "structured_outputs", "tools", "tool_choice", "parallel_tool_calls",
+    "chat_template_kwargs", "skip_special_tokens",
+)  # fmt: skip
+_NEED_CHAT = ("response_format", "structured_outputs", "tools")
+_EMBEDDING_FIELDS = ("dimensions", "encoding_format")
+_POOLING_FIELDS = {
+    "embed": {"lora", *_EMBEDDING_FIELDS},
+    "classify": {"lora"},
+    "score": {"lora"},
+}
+_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A tokenized prompt.
+
+    Attributes:
+        second_at: where the second text of a pair begins, for models that are told.
+    """
+
+    tokens: list[int]
+    second_at: int | None = None
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One request as vLLM takes it.
+
+    Attributes:
+        options: further arguments of `AsyncLLM.generate` or `encode`.
+        chat: vLLM's own request model, which parsers read; None where nothing is parsed.
+        generates: whether tokens come of it, not a vector.
+    """
+
+    tokens: list[int]
+    params: "SamplingParams | PoolingParams"
+    options: dict[str, Any] = field(default_factory=dict)
+    chat: "ChatCompletionRequest | None" = None
+    generates: bool = True
+
+    @property
+    def choices(self) -> int:
+        return self.params.n if self.generates else 1
+
+
+def engine_arguments(config: VLLM) -> dict[str, Any]:
+    """Arguments that follow from the task, parsers and adapters of a tier."""
+    arguments: dict[str, Any] = {
+        # vLLM's "auto" takes the one backend that the first such row happens to need, and gives
+        # it the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first.
+        # Free whitespace is paid for by the token, and small models never come out of it.
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
+    if config.task != "generate":
+        arguments["runner"] = "pooling"
+    if config.reasoning_parser:
+        arguments["reasoning_parser"] = config.reasoning_parser
+    if config.lora_adapters:
+        ranks = [_lora_rank(Path(folder)) for folder in config.lora_adapters.values()]
+        arguments |= {
+            "enable_lora": True,
+            "max_loras": len(config.lora_adapters),
+            "max_lora_rank": next((r for r in _LORA_RANKS if r >= max(ranks)), max(ranks)),
+        }
+    return arguments
+
+
+def _lora_rank(folder: Path) -> int:
+    adapter = json.loads(Path(folder, "adapter_config.json").read_text())
+    return max([adapter["r"], *(adapter.get("rank_pattern") or {}).values()])
+
+
+def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowProblem | None:
+    """What the tier cannot do for a row, as far as it can be told without the model."""
+    if config.task != "generate":
+        return _pooling_refusal(config, request)
+    fields = {**defaults, **request.sampling}
+    for name in _EMBEDDING_FIELDS:
+        if name in fields:
+            return RowProblem("unsupported", f"{name}: this tier generates text; use an embed tier")
+    if "top_logprobs" in fields and not fields.get("logprobs"):
+        return RowProblem("invalid_request", "top_logprobs: needs logprobs: true")
+    choice = fields.get("tool_choice", "auto")
+    if "tools" not in fields and fields.get("tool_choice", "none") != "none":
+        return RowProblem("invalid_request", "tool_choice: there are no tools to choose from")
+    if "tools" in fields and choice != "none" and not config.tool_parser:
+        return RowProblem("unsupported", "tools: this tier has no tool_parser to read the calls")
+    return _unknown_adapter(config, fields)
+
+
+def _pooling_refusal(config: VLLM, request: Request) -> RowProblem | None:
+    task = config.task
+    if meaningless := sorted(request.sampling.keys() - _POOLING_FIELDS[task]):
+        return RowProblem("unsupported", f"{meaningless[0]}: means nothing to a tier that {task}s")
+    wanted = 2 if task == "score" else 1
+    if [message["role"] for message in request.messages] != ["user"] * wanted:
+        texts = "two user messages, query and document" if wanted == 2 else "one user message"
+        return RowProblem("unsupported", f"a tier that {task}s takes {texts}")
+    return _unknown_adapter(config, request.sampling)
+
+
+def _unknown_adapter(config: VLLM, fields: Mapping[str, Any]) -> RowProblem | None:
+    name = fields.get("lora")
+    if name is None or name in config.lora_adapters:
+        return None
+    known = ", ".join(config.lora_adapters) or "none"
+    return RowProblem("unsupported", f"lora: this tier has no adapter {name!r}; it has {known}")
+
+
+def check_parsers(config: VLLM) -> None:
+    """Raises: RunFailure if vLLM knows no such parser.
+
+    Done where the engine starts: the driver of a run need not have vLLM, and would take ten
+    seconds to import it.
+    """
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    for key, name, manager in (
+        ("tool_parser", config.tool_parser, ToolParserManager),
+        ("reasoning_parser", config.reasoning_parser, ReasoningParserManager),
+    ):
+        if name and name not in (known := manager.list_registered()):
+            raise RunFailure(f"{key}: vLLM has no {name!r}; it has {', '.join(known)}")
+
+
+class Translator:
+    """Turns requests into what a started engine takes."""
+
+    def __init__(self, config: VLLM, llm: "AsyncLLM") -> None:
+        from vllm.lora.request import LoRARequest
+
+        self._config = config
+        self._model = llm.model_config
+        self._tokenizer = llm.get_tokenizer()
+        self._prompt_tokens = PromptTokens(self._tokenizer)
+        self.parser = _parser_class(config, self._tokenizer)
+        self.adapters: dict[str, LoRARequest] = {
+            name: LoRARequest(name, number, folder)
+            for number, (name, folder) in enumerate(config.lora_adapters.items(), 1)
+        }
+
+    def refuse(self, fields: Mapping[str, Any]) -> RowProblem | None:
+        """What the model's chat template cannot do for a row."""
+        if clash := sorted(fields.get("chat_template_kwargs", {}).keys() & _reserved()):
+            message = f"chat_template_kwargs.{clash[0]}: is not for the template to know"
+            return RowProblem("invalid_request", message)
+        if "tools" in fields and "tools" not in self._tokenizer.get_chat_template(tools=[]):
+            return RowProblem("unsupported", "tools: this model's chat template ignores them")
+        return None
+
+    def tokenize(self, request: Request, fields: Mapping[str, Any]) -> Prompt:
+        """Raises whatever the chat template raises."""
+        texts = [message["content"] for message in request.messages if "content" in message]
+        if self._config.task == "score":
+            return self._pair(*texts)
+        if self._config.task != "generate":
+            return Prompt(self._tokenizer(texts[0])["input_ids"])
+        messages = [_with_parsed_arguments(message) for message in request.messages]
+        own = fields.get("chat_template_kwargs", {})
+        return Prompt(self._prompt_tokens(messages, tools=fields.get("tools"), **own))
+
+    def _pair(self, query: str, document: str) -> Prompt:
+        """As vLLM's own scoring does it."""
+        if not self._model.use_sep_token:
+            return Prompt(self._tokenizer(query + document)["input_ids"])
+        encoded = self._tokenizer(text=query, text_pair=document)
+        types = encoded.get("token_type_ids")
+        return Prompt(encoded["input_ids"], types.index(1) if types and 1 in types else None)
+
+    def ask(
+        self, request: Request, fields: Mapping[str, Any], prompt: Prompt, room: int
+    ) -> Ask | RowProblem:
+        """What to ask the engine for, or why that cannot be asked."""
+        from vllm.exceptions import VLLMClientError
+
+        lora = self.adapters.get(fields.get("lora", ""))
+        options: dict[str, Any] = {"lora_request": lora} if lora else {}
+        if self._config.task != "generate":
+            params = self._pooling_params(fields, prompt)
+            return Ask(prompt.tokens, params, options, generates=False)
+        try:
+            chat = self._chat(request, fields)
+            if chat is not None and self.parser is not None:
+                chat, more = self._parsed_by_vllm(self.parser, chat, prompt.tokens)
+                options |= more
+            return Ask(prompt.tokens, _sampling_params(fields, room, chat), options, chat)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            return RowProblem("invalid_request", f"{where}: {first['msg']}")
+        # A tool's or a schema's place in the request may hold anything.
+        except (ValueError, TypeError, KeyError, VLLMClientError) as error:
+            return RowProblem("invalid_request", str(error))
+
+    def _pooling_params(self, fields: Mapping[str, Any], prompt: Prompt) -> "PoolingParams":
+        from vllm import PoolingParams
+
+        if self._config.task == "embed":
+            return PoolingParams(task="embed", dimensions=fields.get("dimensions"))
+        if prompt.second_at is None:
+            return PoolingParams(task="classify")
+        told = {"compressed_token_type_ids": prompt.second_at}
+        return PoolingParams(task="classify", extra_kwargs=told)
+
+    def _chat(self, request: Request, fields: Mapping[str, Any]) -> "ChatCompletionRequest | None":
+        from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+        if self.parser is None and not any(name in fields for name in _NEED_CHAT):
+            return None
+        given = {name: fields[name] for name in _CHAT_FIELDS if name in fields}
+        return ChatCompletionRequest(messages=request.messages, **given)
+
+    def _parsed_by_vllm(
+        self, parser: "type[Parser]", chat: "ChatCompletionRequest", tokens: list[int]
+    ) -> tuple["ChatCompletionRequest", dict[str, Any]]:
+        """The request with the grammar of this model's calls, and when that grammar begins."""
+        instance = build_parser(parser, self._tokenizer, self._model, chat)
+        if parser.reasoning_parser_cls is not None or chat.tool_choice != "none":
+            chat = instance.adjust_request(chat)
+        if instance.reasoning_parser is None:
+            return chat, {}
+        variables = {"chat_template_kwargs": chat.chat_template_kwargs or {}}
+        return chat, {
+            "reasoning_ended": chat.resolve_reasoning_ended(instance, tokens),
+            "reasoning_parser_kwargs": variables,
+        }
+
+
+@cache
+def _reserved() -> frozenset[str]:
+    """Arguments of `transformers`' own that a row must not give."""
+    from transformers import PreTrainedTokenizerBase
+
+    signature = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
+    return frozenset(signature.parameters)
+
+
+def build_parser(
+    parser: "type[Parser]", tokenizer: Any, model: Any, chat: "ChatCompletionRequest"
+) -> "Parser":
+    """A parser for one request: it has state, and may look at tools and template variables."""
+    return parser(
+        tokenizer,
+        chat.tools,
+        model_config=model,
+        chat_template_kwargs=chat.chat_template_kwargs or {},
+    )
+
+
+def _parser_class(config: VLLM, tokenizer: Any) -> "type[Parser] | None":
+    from vllm.parser import ParserManager
+
+    return ParserManager.get_parser(
+        tool_parser_name=config.tool_parser,
+        reasoning_parser_name=config.reasoning_parser,
+        enable_auto_tools=True,
+        model_name=config.model,
+        tokenizer=tokenizer,
+    )
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates expect the arguments of earlier calls as objects, OpenAI gives JSON text."""
+    if "tool_calls" not in message:
+        return message
+    calls = json.loads(json.dumps(message["tool_calls"]))
+    for call in calls:
+        if isinstance(call["function"].get("arguments"), str):
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
+    return {**message, "tool_calls": calls}
+
+
+def _sampling_params(
+    fields: Mapping[str, Any], room: int, chat: "ChatCompletionRequest | None"
+) -> "SamplingParams":
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    passed = {name: fields[name] for name in _PASSED if fields.get(name) is not None}
+    if "logit_bias" in fields:
+        passed["logit_bias"] = {int(token): bias for token, bias in fields["logit_bias"].items()}
+    if "skip_special_tokens" in fields:
+        passed["skip_special_tokens"] = fields["skip_special_tokens"]
+    if chat is not None:
+        passed["structured_outputs"] = chat.extract_structured_outputs()
+        passed["skip_special_tokens"] = chat.skip_special_tokens
+    return SamplingParams(
+        max_tokens=min(fields.get("max_tokens") or room, room),
+        logprobs=_num_logprobs(fields),
+        # One object a request instead of one a step.
+        output_kind=RequestOutputKind.FINAL_ONLY,
+        **passed,
+    )
+
+
+def _num_logprobs(fields: Mapping[str, Any]) -> int | None:
+    """The likeliest tokens asked for at each place; 0 is the chosen one alone."""
+    asked = fields.get("logprobs")
+    if asked is True:
+        return fields.get("top_logprobs", 0)
+    return None if asked is False else asked

@@ -41,6 +41,7 @@ class Generator:
     Args:
         name: tells this replica from all others of the run.
         metered: whether a budget is set; without one no row waits for a grant.
+        plan: the key of the tuning plan that the engine runs with, or nothing.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Generator:
         attempt_id: str,
         default_max_tokens: int | None,
         metered: bool,
+        plan: str = "",
     ) -> None:
         self.tier = tier
         self._name = name
@@ -62,6 +64,7 @@ class Generator:
         self._attempt_id = attempt_id
         self._default_max_tokens = default_max_tokens
         self._metered = metered
+        self._plan = plan
         self._born = time.monotonic_ns()
         self._load_ns = 0
         self._tokens = 0
@@ -108,6 +111,8 @@ class Generator:
                 token_nusd=self._token_nusd,
                 model=self._engine.model,
                 sizes=getattr(self._engine, "sizes", {}),
+                plan=self._plan,
+                speculation=self._engine.speculation_report(),
             ),
         )
 
@@ -167,6 +172,8 @@ class Generator:
             "attempts": [a.attempts for a in done],
             "ttft_s": [a.ttft_s for a in done],
             "e2e_s": [a.e2e_s for a in done],
+            "draft_tokens": [a.draft_tokens for a in done],
+            "accepted_tokens": [a.accepted_tokens for a in done],
             "error_kind": [a.problem.kind if a.problem else None for a in done],
             "error": [a.problem.message if a.problem else None for a in done],
             "_engine_ns": [a.engine_ns for a in done],

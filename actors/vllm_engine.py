@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.engine import Answer
+from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from pipelines.config import VLLM
 from pipelines.cost import Usage
@@ -46,13 +47,22 @@ class VLLMEngine:
     Args:
         defaults: the run's sampling fields, for what a row leaves out.
         max_attempts: how often a row is generated when the engine core dies under it.
+        planned: engine arguments that `tune` found; the configuration's own win over them.
     """
 
-    def __init__(self, config: VLLM, defaults: dict[str, Any], max_attempts: int) -> None:
+    def __init__(
+        self,
+        config: VLLM,
+        defaults: dict[str, Any],
+        max_attempts: int,
+        planned: dict[str, Any] | None = None,
+    ) -> None:
         self.model = config.model
         self.clock = EngineClock()
         self.sizes: dict[str, int] = {}
         self._config = config
+        self._engine_args = {**(planned or {}), **config.engine_args}
+        self.speculation = Speculation(self._engine_args)
         self._defaults = defaults
         self._max_attempts = max_attempts
         self._ids = count()
@@ -76,13 +86,14 @@ class VLLMEngine:
             "revision": self._config.revision,
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
-            **self._config.engine_args,
+            **self.speculation.arguments(self._engine_args),
         }
         self._llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**arguments),
             usage_context=UsageContext.LLM_CLASS,
-            stat_loggers=[step_logger(self.clock)],
+            stat_loggers=[step_logger(self.clock, self.speculation)],
         )
+        await self.speculation.attach(self._llm)
         scheduler = self._llm.vllm_config.scheduler_config
         self.sizes = {
             "max_num_seqs": scheduler.max_num_seqs,
@@ -129,8 +140,16 @@ class VLLMEngine:
             tokens, params = prepared
             return await self._generate(tokens, params)
 
+    async def forget_prefixes(self) -> None:
+        """Empty the prefix cache, so that a row costs the second time what it cost the first."""
+        await self._llm.reset_prefix_cache()
+
+    def speculation_report(self) -> dict[str, Any]:
+        return self.speculation.report()
+
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False)
+        self.speculation.close()
         if hasattr(self, "_llm"):
             self._llm.shutdown()
             # Its destructor would shut it down once more, when the interpreter is half gone.
@@ -212,11 +231,14 @@ class VLLMEngine:
         if completion.finish_reason not in ("stop", "length"):
             problem = RowProblem("engine", f"generation ended with {completion.finish_reason}")
             return Answer(problem=problem, usage=usage, engine_ns=engine_ns)
+        draft_tokens, accepted_tokens = draft_counts(completion.spec_decode_metrics)
         return Answer(
             response=completion.text,
             finish_reason=completion.finish_reason,
             usage=usage,
             engine_ns=engine_ns,
+            draft_tokens=draft_tokens,
+            accepted_tokens=accepted_tokens,
             ttft_s=final.metrics.first_token_latency if final.metrics else None,
             e2e_s=(time.monotonic_ns() - started) / 1e9,
         )

@@ -17,7 +17,8 @@ class Replica:
 
     `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
     what is left of `alive_ns` is idle. `active_ns` is from the first request's admission to
-    the last answer. `token_nusd` is what its answers cost by the token.
+    the last answer. `token_nusd` is what its answers cost by the token. `speculation` counts
+    what its engine drafted; empty if it does not speculate.
     """
 
     tier: str
@@ -29,6 +30,8 @@ class Replica:
     token_nusd: int = 0
     model: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
+    plan: str = ""
+    speculation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def idle_ns(self) -> int:

@@ -36,6 +36,8 @@ RESULT = pa.schema(
         ("error", pa.string()),
         ("price_version", pa.string()),
         ("run_id", pa.string()),
+        ("draft_tokens", pa.int64()),
+        ("accepted_tokens", pa.int64()),
     ]
 )
 """The contract's columns of `rows/`; the user's own columns stand before them."""

@@ -15,6 +15,7 @@ import ray
 from actors.claims import ShardCalls, claim_rows
 from actors.engine import build_engine
 from actors.generator import Generator
+from actors.hardware import hardware
 from actors.meter import Grant
 from actors.recall import admissible, recall_rows
 from actors.response_cache import ResponseCache
@@ -28,6 +29,7 @@ from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tuning import TuningPlan
 
 _REPORT_EVERY_S = 1.0
 
@@ -122,18 +124,22 @@ class EngineHost:
         meter: Any,
         attempt_id: str,
         metered: bool,
+        plans: list[TuningPlan],
     ) -> None:
+        # Only here it is known what the engine runs on.
+        plan = next((p for p in plans if p.subject.hardware == hardware()), None)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._generator = Generator(
             name=uuid.uuid4().hex,
             tier=tier,
-            engine=build_engine(tier, defaults),
+            engine=build_engine(tier, defaults, plan.engine_args if plan else None),
             rate=prices.tiers[tier.name],
             meter=RemoteMeter(meter),
             attempt_id=attempt_id,
             default_max_tokens=defaults.get("max_tokens"),
             metered=metered,
+            plan=plan.key if plan else "",
         )
         # Loading a model blocks the loop; its time must be known all the same.
         threading.Thread(target=self._report_regularly, daemon=True).start()

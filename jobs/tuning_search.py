@@ -11,6 +11,7 @@ from pipelines.config import VLLM
 from pipelines.errors import RunFailure
 from pipelines.tuning import (
     Comparison,
+    Schedule,
     Subject,
     Tried,
     TuningPlan,
@@ -21,6 +22,8 @@ from pipelines.tuning import (
 )
 
 MOST_TOKENS = 6
+NGRAM = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+"""vLLM's own default asks for five tokens in a row, which short answers rarely repeat."""
 _BATCHES = (1, 4, 16, 64)
 _ROWS_PER_LANE = 8
 _ROUNDS = 3
@@ -97,17 +100,11 @@ class Search:
         if self._engine.draft_model:
             draft = {"method": "draft_model", "model": self._engine.draft_model}
             yield "draft model", partial(self._speculate, draft)
-        ngram = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
-        yield "ngram", partial(self._speculate, ngram)
+        yield "ngram", partial(self._speculate, NGRAM)
 
     def _speculate(self, method: Arguments) -> None:
         """Measure all numbers of tokens at all batch sizes in one engine; take the best table."""
-        config = {
-            **method,
-            "num_speculative_tokens": MOST_TOKENS,
-            "num_speculative_tokens_per_batch_size": [[1, _ANY_BATCH, MOST_TOKENS]],
-        }
-        trial = self._open({**self._args, "speculative_config": config})
+        trial = self._open({**self._args, **speculative(method)})
         rates: dict[int, Rates] = {
             size: {tokens: [] for tokens in range(MOST_TOKENS + 1)} for size in self._batches()
         }
@@ -120,16 +117,11 @@ class Search:
             trial.close()
         chosen = {size: best_tokens(by_tokens) for size, by_tokens in rates.items()}
         best = {size: by_tokens[chosen[size]] for size, by_tokens in rates.items()}
-        most = max(chosen.values())
         name = f"{method['method']}, {_described(chosen)}"
-        planned = {
-            **config,
-            "num_speculative_tokens": most,
-            "num_speculative_tokens_per_batch_size": schedule(chosen, max(rates)),
-        }
+        planned = speculative(method, schedule(chosen, max(rates)))
         comparison = compare(self._speeds(best), self._speeds(self._rates))
-        taken = most > 0 and comparison.wins
-        self._note(name, {"speculative_config": planned}, best, comparison, taken)
+        taken = any(chosen.values()) and comparison.wins
+        self._note(name, planned, best, comparison, taken)
 
     def _size_changes(self) -> Iterator[Attempt]:
         seqs, tokens = self._sizes["max_num_seqs"], self._sizes["max_num_batched_tokens"]
@@ -203,6 +195,17 @@ class Search:
             self._args = {**self._args, **args}
             self._gain *= gain
             self._rates = rates
+
+
+def speculative(method: Arguments, table: Schedule | None = None) -> Arguments:
+    """Engine arguments that speculate by a table; without one, the most at any batch."""
+    table = table or [[1, _ANY_BATCH, MOST_TOKENS]]
+    config = {
+        **method,
+        "num_speculative_tokens": max(max(tokens for _, _, tokens in table), 1),
+        "num_speculative_tokens_per_batch_size": table,
+    }
+    return {"speculative_config": config}
 
 
 def _described(tokens: Mapping[int, int]) -> str:

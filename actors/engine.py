@@ -25,6 +25,9 @@ class Answer:
         engine_ns: its share of the replica's time, in nanoseconds.
         ttft_s: from handing it to the engine to the first token, in seconds.
         e2e_s: to the last token.
+        draft_tokens: tokens that were speculated for it; None where the engine does not.
+        accepted_tokens: those of them that the model agreed with; the last step's may lie
+            past the answer's end.
     """
 
     response: str | None = None
@@ -34,6 +37,8 @@ class Answer:
     attempts: int = 1
     ttft_s: float | None = None
     e2e_s: float | None = None
+    draft_tokens: int | None = None
+    accepted_tokens: int | None = None
     problem: RowProblem | None = None
     reasoning: str | None = None
     tool_calls: str | None = None
@@ -64,6 +69,10 @@ class Engine(Protocol):
         ...
 
     async def answer(self, request: Request) -> Answer: ...
+
+    def speculation_report(self) -> dict[str, Any]:
+        """What it drafted so far; empty if it does not speculate."""
+        ...
 
     async def stop(self) -> None: ...
 
@@ -118,14 +127,23 @@ class ScriptedEngine:
         reason = "length" if limit < len(words) else "stop"
         return Answer(" ".join(words[:limit]), reason, usage)
 
+    def speculation_report(self) -> dict[str, Any]:
+        return {}
+
     async def stop(self) -> None:
         pass
 
 
-def build_engine(tier: Tier, defaults: dict[str, Any]) -> Engine:
-    """The engine that a tier's configuration names, not yet started."""
+def build_engine(
+    tier: Tier, defaults: dict[str, Any], planned: dict[str, Any] | None = None
+) -> Engine:
+    """The engine that a tier's configuration names, not yet started.
+
+    Args:
+        planned: engine arguments that `tune` found for it.
+    """
     if isinstance(tier.engine, Scripted):
         return ScriptedEngine(tier.engine)
     from actors.vllm_engine import VLLMEngine
 
-    return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s)
+    return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s, planned)

@@ -44,6 +44,7 @@ class Generator:
         name: tells this replica from all others of the run.
         defaults: the run's sampling fields, for what a row leaves out.
         metered: whether a budget is set; without one no row waits for a grant.
+        plan: the key of the tuning plan that the engine runs with, or nothing.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Generator:
         attempt_id: str,
         defaults: Mapping[str, Any],
         metered: bool,
+        plan: str = "",
     ) -> None:
         self.tier = tier
         self._name = name
@@ -65,6 +67,7 @@ class Generator:
         self._attempt_id = attempt_id
         self._defaults = defaults
         self._metered = metered
+        self._plan = plan
         self._born = time.monotonic_ns()
         self._load_ns = 0
         self._tokens = 0
@@ -112,6 +115,8 @@ class Generator:
                 model=self._engine.model,
                 sizes=getattr(self._engine, "sizes", {}),
                 **self._engine.occupancy.as_dict(),
+                plan=self._plan,
+                speculation=self._engine.speculation_report(),
             ),
         )
 
@@ -175,6 +180,8 @@ class Generator:
             "attempts": [a.attempts for a in done],
             "ttft_s": [a.ttft_s for a in done],
             "e2e_s": [a.e2e_s for a in done],
+            "draft_tokens": [a.draft_tokens for a in done],
+            "accepted_tokens": [a.accepted_tokens for a in done],
             "error_kind": [a.problem.kind if a.problem else None for a in done],
             "error": [a.problem.message if a.problem else None for a in done],
             **{name: [getattr(a, name) for a in done] for name in BEYOND_TEXT.names},

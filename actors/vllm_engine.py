@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from actors.admission import Admission, Admitted
 from actors.engine import Answer
+from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
 from actors.vllm_core import decode, kill_core, last_words, tokens_left
@@ -90,16 +91,24 @@ class VLLMEngine:
         defaults: the run's sampling fields, for what a row leaves out.
         max_attempts: how often a row is generated when the engine core dies under it.
         stall_s: an engine that has work and makes no step for so long is started again.
+        planned: engine arguments that `tune` found; the configuration's own win over them.
     """
 
     def __init__(
-        self, config: VLLM, defaults: dict[str, Any], max_attempts: int, stall_s: float
+        self,
+        config: VLLM,
+        defaults: dict[str, Any],
+        max_attempts: int,
+        stall_s: float,
+        planned: dict[str, Any] | None = None,
     ) -> None:
         self.model = config.model
         self.clock = EngineClock()
         self.occupancy = Occupancy()
         self.sizes: dict[str, int] = {}
         self._config = config
+        self._engine_args = {**(planned or {}), **config.engine_args}
+        self.speculation = Speculation(self._engine_args)
         self._defaults = defaults
         self._max_attempts = max_attempts
         self._stall_s = stall_s
@@ -117,6 +126,7 @@ class VLLMEngine:
     async def start(self) -> None:
         # In a thread: loading takes long, and the loop has others to talk to meanwhile.
         self._llm = await asyncio.to_thread(self._load)
+        await self.speculation.attach(self._llm)
         scheduler = self._llm.vllm_config.scheduler_config
         self.sizes = {
             "max_num_seqs": scheduler.max_num_seqs,
@@ -145,7 +155,7 @@ class VLLMEngine:
         from actors.vllm_steps import StepLogger
 
         check_parsers(self._config)
-        steps = StepLogger(self.clock, self.occupancy, self.admission)
+        steps = StepLogger(self.clock, self.occupancy, self.admission, self.speculation)
         llm = AsyncLLM.from_engine_args(
             AsyncEngineArgs(**self._arguments()),
             usage_context=UsageContext.LLM_CLASS,
@@ -167,7 +177,7 @@ class VLLMEngine:
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
             **engine_arguments(self._config),
-            **self._config.engine_args,
+            **self.speculation.arguments(self._engine_args),
         }
 
     def refuse(self, request: Request) -> RowProblem | None:
@@ -210,10 +220,18 @@ class VLLMEngine:
             admitted.answered(answer.usage.completion_tokens)
             return answer
 
+    async def forget_prefixes(self) -> None:
+        """Empty the prefix cache, so that a row costs the second time what it cost the first."""
+        await self._llm.reset_prefix_cache()
+
+    def speculation_report(self) -> dict[str, Any]:
+        return self.speculation.report()
+
     async def stop(self) -> None:
         self._tokenizing.shutdown(wait=False)
         if self._watchdog:
             self._watchdog.cancel()
+        self.speculation.close()
         if hasattr(self, "_llm"):
             self._llm.shutdown()
             # Its destructor would shut it down once more, when the interpreter is half gone.
@@ -319,10 +337,13 @@ class VLLMEngine:
             sum(len(completion.token_ids) for completion in completions),
         )
         metrics = getattr(final, "metrics", None)
+        draft_tokens, accepted_tokens = draft_counts(completions)
         return replace(
             self._reader.read(ask, final.outputs),
             usage=usage,
             engine_ns=engine_ns,
+            draft_tokens=draft_tokens,
+            accepted_tokens=accepted_tokens,
             ttft_s=metrics.first_token_latency if metrics else None,
             e2e_s=(time.monotonic_ns() - started) / 1e9,
         )

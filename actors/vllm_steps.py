@@ -1,4 +1,4 @@
-"""vLLM's per-step statistics, fed to those who divide its time and watch how full it is."""
+"""vLLM's per-step statistics, fed to those who divide its time and watch how it fares."""
 
 import time
 from typing import Any
@@ -7,14 +7,22 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from vllm.v1.metrics.stats import IterationStats, SchedulerStats
 
 from actors.admission import Admission
+from actors.speculation import Speculation
 from pipelines.engine_time import EngineClock, Occupancy
 
 
 class StepLogger(StatLoggerBase):
-    """Tells what each step computed and when it ended, and how many ran and waited."""
+    """Tells what each step computed and drafted and when it ended, how many ran and waited."""
 
-    def __init__(self, clock: EngineClock, occupancy: Occupancy, admission: Admission) -> None:
-        self._clock, self._occupancy, self._admission = clock, occupancy, admission
+    def __init__(
+        self,
+        clock: EngineClock,
+        occupancy: Occupancy,
+        admission: Admission,
+        speculation: Speculation,
+    ) -> None:
+        self._clock, self._occupancy = clock, occupancy
+        self._admission, self._speculation = admission, speculation
 
     def record(
         self,
@@ -26,8 +34,8 @@ class StepLogger(StatLoggerBase):
         if iteration_stats is None:
             return
         computed = iteration_stats.prompt_token_stats.computed
-        generated = iteration_stats.num_generation_tokens
-        step_ns = self._clock.step(computed + generated, time.monotonic_ns())
+        generated, now_ns = iteration_stats.num_generation_tokens, time.monotonic_ns()
+        step_ns = self._clock.step(computed + generated, now_ns)
         self._occupancy.generated_tokens += generated
         if scheduler_stats is None:
             return
@@ -37,6 +45,11 @@ class StepLogger(StatLoggerBase):
         if iteration_stats.num_preempted_reqs:
             self._occupancy.preemptions += iteration_stats.num_preempted_reqs
             self._admission.limit.preempted(running)
+        if drafted := scheduler_stats.spec_decoding_stats:
+            self._speculation.count(
+                drafted.num_drafts, drafted.num_draft_tokens, drafted.num_accepted_tokens
+            )
+        self._speculation.step(running, generated, now_ns)
 
     def log_engine_initialized(self) -> None:
         pass

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
+from jobs.tuning_plans import plans_for
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import VLLM, RunConfig, Tier
@@ -38,6 +39,7 @@ from pipelines.prices import nano_dollars
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.sources import Block
 from pipelines.storage import Directory
+from pipelines.tuning import TuningPlan
 
 logger = logging.getLogger(__name__)
 
@@ -202,6 +204,7 @@ class _Run:
         return [router, *(self._engine_stage(tier, rows) for tier in config.tiers)]
 
     def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:
+        plans = plans_for(self._plan, tier)
         arguments = {
             "tier": tier,
             "defaults": self._config.sampling.given(),
@@ -210,12 +213,13 @@ class _Run:
             "attempt_id": self._identity.attempt_id,
             "metered": self._config.budget_usd is not None,
             "exchange": self._start_exchange(tier),
+            "plans": plans,
         }
         return Stage(
             hosts.EngineHost,
             arguments,
             replicas=tier.replicas,
-            blocks_in_flight=blocks_in_flight(tier, block_rows),
+            blocks_in_flight=blocks_in_flight(tier, block_rows, plans),
             num_cpus=tier.num_cpus,
             num_gpus=tier.num_gpus,
         )
@@ -300,7 +304,7 @@ class _Run:
                 return
 
 
-def blocks_in_flight(tier: Tier, block_rows: int) -> int:
+def blocks_in_flight(tier: Tier, block_rows: int, plans: Sequence[TuningPlan] = ()) -> int:
     """Blocks that one replica holds: several times what its engine runs.
 
     A block leaves when its last row is done, so that while some wait for a long row others
@@ -308,8 +312,11 @@ def blocks_in_flight(tier: Tier, block_rows: int) -> int:
     """
     if not isinstance(tier.engine, VLLM):
         return 4
-    seqs = tier.engine.engine_args.get("max_num_seqs") or (
-        _GPU_SEQS if tier.num_gpus else _CPU_SEQS
+    planned = max((plan.engine_args.get("max_num_seqs", 0) for plan in plans), default=0)
+    seqs = (
+        tier.engine.engine_args.get("max_num_seqs")
+        or planned
+        or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS)
     )
     return min(max(-(-4 * int(seqs) // block_rows), 4), 64)
 

@@ -109,6 +109,33 @@ def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
     _run_and_report(resolved, as_json, retry=True)
 
 
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--tier", "tiers", multiple=True, help="A tier to tune; by default all of vLLM.")
+@click.option("--rows", default=1024, show_default=True, help="Rows of the input to measure on.")
+@click.option("--again", is_flag=True, help="Measure even if a plan is stored.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plans as JSON.")
+@set_option
+def tune(
+    config: str,
+    tiers: tuple[str, ...],
+    rows: int,
+    again: bool,
+    as_json: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Measure engine settings on rows of the input; runs use the best from then on."""
+    from jobs.tune import print_plan
+    from jobs.tune import tune as tune_tiers
+
+    plans = tune_tiers(_overridden(config, settings), tiers, rows, again, err.print)
+    if as_json:
+        click.echo(json.dumps({tier: asdict(plan) for tier, plan in plans.items()}, indent=2))
+        return
+    for tier, plan in plans.items():
+        print_plan(tier, plan, out)
+
+
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.progress import progress_bar

@@ -16,6 +16,7 @@ from actors.claims import ShardCalls, claim_rows
 from actors.engine import Answer, build_engine
 from actors.exchange import Loan, Trader
 from actors.generator import Generator
+from actors.hardware import hardware
 from actors.meter import Grant
 from actors.recall import admissible, recall_rows
 from actors.response_cache import ResponseCache
@@ -30,6 +31,7 @@ from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tuning import TuningPlan
 
 _REPORT_EVERY_S = 1.0
 
@@ -165,10 +167,16 @@ class EngineHost:
         attempt_id: str,
         metered: bool,
         exchange: Any | None,
+        plans: list[TuningPlan],
     ) -> None:
+        # Only here it is known what the engine runs on.
+        plan = next((p for p in plans if p.subject.hardware == hardware()), None)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        name, engine = uuid.uuid4().hex, build_engine(tier, defaults)
+        name, engine = (
+            uuid.uuid4().hex,
+            build_engine(tier, defaults, plan.engine_args if plan else None),
+        )
         self._generator = Generator(
             name=name,
             tier=tier,
@@ -178,6 +186,7 @@ class EngineHost:
             attempt_id=attempt_id,
             defaults=defaults,
             metered=metered,
+            plan=plan.key if plan else "",
         )
         if exchange is not None:
             trader = Trader(name, engine, RemoteMarket(exchange), self._generator.report)

@@ -80,6 +80,7 @@ def summarize(
     baseline_nusd = totals["baseline_nusd"] if plan.prices.baseline else None
     bill_nusd = sum(bill.values())
     keys, held = claimed
+    engines = _engines(directory, identity.attempt_id)
     summary = Summary(
         run_id=identity.run_id,
         rows=plan.num_rows,
@@ -101,11 +102,11 @@ def summarize(
         wall_s=round(wall_s, 3),
         start_s=round(start_s, 3),
         rows_per_s=round(totals["rows"] / wall_s, 1) if wall_s else 0.0,
-        engines=_engines(directory, identity.attempt_id),
+        engines=engines,
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
         price_version=plan.prices.version,
-        warnings=warnings,
+        warnings=[*warnings, *_lost_speculation(engines)],
         output=directory.url,
         logs=logs,
     )
@@ -154,6 +155,11 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
+    for engine in summary.engines:
+        if engine.get("draft_tokens"):
+            rate, length = engine["acceptance_rate"], engine["acceptance_length"]
+            detail = f"of tier {engine['tier']} accepted, {length:.2f} tokens a step"
+            table.add_row("speculation", f"{100 * rate:.1f} %", detail)
     start = f"{summary.rows_per_s:,.1f} rows/s, the first of them after {summary.start_s:,.1f} s"
     table.add_row("time", f"{summary.wall_s:,.1f} s", start)
     for warning in summary.warnings:
@@ -208,8 +214,32 @@ def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:
             "preemptions": replica.preemptions,
             "deaths": replica.deaths,
             **replica.sizes,
+            **({"plan": replica.plan} if replica.plan else {}),
+            **_speculation(replica.speculation),
         }
         for replica in load_replicas(directory).get(attempt_id, [])
+    ]
+
+
+def _speculation(counts: dict[str, Any]) -> dict[str, Any]:
+    """An engine's counts with the two figures that people compare; nothing without any."""
+    if not counts:
+        return {}
+    accepted = counts["accepted_tokens"]
+    drafted, drafts = counts["draft_tokens"], counts["drafts"]
+    return {
+        **counts,
+        "acceptance_rate": round(accepted / drafted, 3) if drafted else None,
+        "acceptance_length": round(1 + accepted / drafts, 3) if drafts else None,
+    }
+
+
+def _lost_speculation(engines: list[dict[str, Any]]) -> list[str]:
+    return [
+        f"tier {engine['tier']}: speculation was switched off: in pairs of windows with and "
+        f"without it, it ran at {engine['speculation_lost']}x; run `nightmill tune` again"
+        for engine in engines
+        if engine.get("speculation_lost")
     ]
 
 

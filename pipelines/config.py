@@ -170,6 +170,9 @@ class VLLM(Section):
     lora_adapters: dict[str, str] = Field(
         default_factory=dict, description="name that a row's `lora` may give -> adapter's folder"
     )
+    draft_model: str | None = Field(
+        None, description="a small model with the same tokenizer, for `tune` to speculate with"
+    )
     cpu_threads: PositiveInt | None = Field(None, description="CPU engines: OpenMP threads")
     kv_cache_gib: PositiveFloat = Field(1.0, description="CPU engines: memory for the KV cache")
 
@@ -238,6 +241,13 @@ class ResponseCacheConfig(Section):
     enabled: bool = True
 
 
+class Tuning(Section):
+    """Where `tune` keeps what it measured, for runs to use."""
+
+    path: str = "~/.cache/nightmill/tuning"
+    enabled: bool = Field(True, description="whether runs use the plans in there")
+
+
 class SamplingDefaults(SamplingFields):
     """What rows that leave a field out get. Answers are greedy unless something else is said."""
 
@@ -255,6 +265,7 @@ class RunConfig(Section):
     sampling: SamplingDefaults = SamplingDefaults()
     dedup: bool = Field(True, description="answer exact duplicates of deterministic rows once")
     response_cache: ResponseCacheConfig | None = None
+    tuning: Tuning = Tuning()
     budget_usd: PositiveFloat | None = None
     prices: str | None = Field(None, description="the price book, for billing.price_of")
     storage: Storage = Storage()

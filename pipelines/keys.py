@@ -62,8 +62,12 @@ def row_id(path: str, ordinal: int) -> str:
 
 def policy_digest(config: RunConfig) -> bytes:
     """What the run adds to every key: routing, models with revisions, sampling defaults."""
+    # A draft model changes no answer: the model that answers verifies each of its tokens.
     tiers = {
-        tier.name: [model_revision(tier), tier.engine.model_dump(mode="json")]
+        tier.name: [
+            model_revision(tier),
+            tier.engine.model_dump(mode="json", exclude={"draft_model"}),
+        ]
         for tier in config.tiers
     }
     route = config.route.model_dump(mode="json")
@@ -81,9 +85,13 @@ def model_revision(tier: Tier) -> str:
     if isinstance(tier.engine, Scripted):
         return "scripted"
     engine = tier.engine
-    named = [engine.model, *engine.lora_adapters.values(), *_texts(engine.engine_args)]
-    folders = {name: _folder_digest(Path(name)) for name in named if Path(name).is_dir()}
+    folders = folder_digests([engine.model, engine.engine_args, engine.lora_adapters])
     return digest(canonical_json([folders, engine.model, engine.revision])).hex()
+
+
+def folder_digests(named: Any) -> dict[str, str]:
+    """A digest of every local folder that is named somewhere in a value."""
+    return {name: _folder_digest(Path(name)) for name in _texts(named) if Path(name).is_dir()}
 
 
 def _folder_digest(folder: Path) -> str:

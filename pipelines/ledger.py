@@ -17,8 +17,8 @@ class Replica:
 
     `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
     what is left of `alive_ns` is idle. `active_ns` is from the first request's admission to
-    the last answer. `token_nusd` is what its answers cost by the token. The rest is its engine's
-    `Occupancy`.
+    the last answer. `token_nusd` is what its answers cost by the token. `speculation` counts
+    what its engine drafted; empty if it does not speculate. The rest is its engine's `Occupancy`.
     """
 
     tier: str
@@ -35,6 +35,8 @@ class Replica:
     deaths: int = 0
     model: str = ""
     sizes: dict[str, int] = field(default_factory=dict)
+    plan: str = ""
+    speculation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def idle_ns(self) -> int:

@@ -52,6 +52,8 @@ RESULT = pa.schema(
         ("error", pa.string()),
         ("price_version", pa.string()),
         ("run_id", pa.string()),
+        ("draft_tokens", pa.int64()),
+        ("accepted_tokens", pa.int64()),
         *BEYOND_TEXT,
     ]
 )

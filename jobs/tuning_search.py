@@ -1,0 +1,212 @@
+"""The search of `tune`: which trials to run, and what to make of each."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from jobs.trial import Sample, Trial
+from pipelines.config import VLLM
+from pipelines.errors import RunFailure
+from pipelines.tuning import (
+    Comparison,
+    Schedule,
+    Subject,
+    Tried,
+    TuningPlan,
+    best_tokens,
+    compare,
+    run_seconds,
+    schedule,
+)
+
+MOST_TOKENS = 6
+NGRAM = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
+"""vLLM's own default asks for five tokens in a row, which short answers rarely repeat."""
+_BATCHES = (1, 4, 16, 64)
+_ROWS_PER_LANE = 8
+_ROUNDS = 3
+_ANY_BATCH = 1 << 16
+_CHANGES_ANSWERS = "changes answers: put it in engine_args yourself if you want it"
+
+Arguments = dict[str, Any]
+Attempt = tuple[str, Callable[[], None]]
+Rates = dict[int, list[float]]
+"""Batch size -> completion tokens a second, one figure a round."""
+
+
+class Search:
+    """Coordinate descent from the settings as they are: what beats them by more than noise stays.
+
+    Args:
+        engine: what the user configured.
+        open_trial: starts an engine with planned arguments beside those.
+        sample: how many rows a trial has to measure on.
+        rows: how many the whole input has: few rows weigh the tail, many the full batch.
+        say: told before each trial, with the minutes that are left.
+    """
+
+    def __init__(
+        self,
+        engine: VLLM,
+        open_trial: Callable[[Arguments], Trial],
+        sample: int,
+        rows: int,
+        say: Callable[[str], None],
+    ) -> None:
+        self._engine, self._open = engine, open_trial
+        self._sample, self._rows, self._say = sample, rows, say
+        self._args: Arguments = {}
+        self._gain = 1.0
+        self._rates: Rates = {}
+        self._sizes: dict[str, int] = {}
+        self._tried: list[Tried] = []
+
+    def plan(self, subject: Subject) -> TuningPlan:
+        return TuningPlan(subject, self._args, self._gain, self._tried)
+
+    def run(self) -> None:
+        """Raises: RunFailure if the engine does not start with the settings as they are."""
+        began = time.monotonic()
+        self._say("settings as they are: the engine starts")
+        self._start_with_the_settings_as_they_are()
+        trials = [*self._speculations(), *self._size_changes()]
+        for number, (name, attempt) in enumerate(trials):
+            spent = time.monotonic() - began
+            left = spent / (number + 1) * (len(trials) - number) / 60
+            self._say(f"trial {number + 1} of {len(trials)}, about {left:.0f} min left: {name}")
+            try:
+                attempt()
+            # A setting that an engine does not start with has lost; the search goes on.
+            except RunFailure as failure:
+                self._tried.append(Tried(name, {}, 0.0, 0.0, 0.0, False, f"failed: {failure}"))
+
+    def _start_with_the_settings_as_they_are(self) -> None:
+        trial = self._open({})
+        try:
+            self._sizes = trial.sizes
+            self._rates = {size: [] for size in self._batches()}
+            for round_ in range(_ROUNDS):
+                for size in self._rates:
+                    self._rates[size].append(self._rate(trial, size, round_))
+        finally:
+            trial.close()
+        self._note("settings as they are", {}, self._rates, Comparison(1.0, 0.0), taken=True)
+
+    def _speculations(self) -> Iterator[Attempt]:
+        if "speculative_config" in self._engine.engine_args:
+            return
+        if self._engine.draft_model:
+            draft = {"method": "draft_model", "model": self._engine.draft_model}
+            yield "draft model", partial(self._speculate, draft)
+        yield "ngram", partial(self._speculate, NGRAM)
+
+    def _speculate(self, method: Arguments) -> None:
+        """Measure all numbers of tokens at all batch sizes in one engine; take the best table."""
+        trial = self._open({**self._args, **speculative(method)})
+        rates: dict[int, Rates] = {
+            size: {tokens: [] for tokens in range(MOST_TOKENS + 1)} for size in self._batches()
+        }
+        try:
+            for round_ in range(_ROUNDS):
+                for size, by_tokens in rates.items():
+                    for tokens, measured in by_tokens.items():
+                        measured.append(self._rate(trial, size, round_, tokens))
+        finally:
+            trial.close()
+        chosen = {size: best_tokens(by_tokens) for size, by_tokens in rates.items()}
+        best = {size: by_tokens[chosen[size]] for size, by_tokens in rates.items()}
+        name = f"{method['method']}, {_described(chosen)}"
+        planned = speculative(method, schedule(chosen, max(rates)))
+        comparison = compare(self._speeds(best), self._speeds(self._rates))
+        taken = any(chosen.values()) and comparison.wins
+        self._note(name, planned, best, comparison, taken)
+
+    def _size_changes(self) -> Iterator[Attempt]:
+        seqs, tokens = self._sizes["max_num_seqs"], self._sizes["max_num_batched_tokens"]
+        changes = [
+            ("max_num_seqs", 2 * seqs),
+            ("max_num_seqs", seqs // 2),
+            ("max_num_batched_tokens", 2 * tokens),
+            ("max_num_batched_tokens", tokens // 2),
+            ("enable_prefix_caching", False),
+            ("kv_cache_dtype", "fp8"),
+        ]
+        for key, value in changes:
+            if key not in self._engine.engine_args:
+                yield f"{key}: {value}", partial(self._change, key, value)
+
+    def _change(self, key: str, value: Any) -> None:
+        """Measure the full batch with one argument changed."""
+        change = {key: value}
+        trial = self._open({**self._args, **change})
+        try:
+            full = max(self._rates)
+            measured = [self._rate(trial, full, round_) for round_ in range(_ROUNDS)]
+        finally:
+            trial.close()
+        comparison = compare(measured, self._rates[full])
+        harmless = key != "kv_cache_dtype"
+        self._note(
+            f"{key}: {value}",
+            change,
+            {**self._rates, full: measured},
+            comparison,
+            taken=harmless and comparison.wins,
+            note="" if harmless else _CHANGES_ANSWERS,
+        )
+
+    def _batches(self) -> list[int]:
+        """The sizes to measure: a few small ones and the full batch."""
+        full = self._sizes["max_num_seqs"]
+        return [*(size for size in _BATCHES if size < full), full]
+
+    def _rate(self, trial: Trial, size: int, round_: int, tokens: int | None = None) -> float:
+        """Tokens a second; rounds take different rows, and within one all choices the same."""
+        full = size == max(self._batches())
+        rows = self._sample if full else min(_ROWS_PER_LANE * size, self._sample)
+        # All rows at once where the batch is full: the engine admits what it can run.
+        at_once = rows if full else size
+        return trial.measure(Sample(at_once, round_ * rows, rows, tokens)).tokens_per_s
+
+    def _speeds(self, rates: Mapping[int, list[float]]) -> list[float]:
+        """How fast the whole input would go, by each round's figures."""
+        rounds = (
+            {size: measured[round_] for size, measured in rates.items()}
+            for round_ in range(_ROUNDS)
+        )
+        return [1 / run_seconds(one, self._rows, 1.0) for one in rounds]
+
+    def _note(
+        self,
+        name: str,
+        args: Arguments,
+        rates: Rates,
+        comparison: Comparison,
+        taken: bool,
+        note: str = "",
+    ) -> None:
+        full = statistics.median(rates[max(rates)])
+        gain, noise = comparison.gain, comparison.noise
+        note = note or ("" if taken else "no gain beyond noise")
+        self._tried.append(Tried(name, args, full, gain, noise, taken, note))
+        if taken:
+            self._args = {**self._args, **args}
+            self._gain *= gain
+            self._rates = rates
+
+
+def speculative(method: Arguments, table: Schedule | None = None) -> Arguments:
+    """Engine arguments that speculate by a table; without one, the most at any batch."""
+    table = table or [[1, _ANY_BATCH, MOST_TOKENS]]
+    config = {
+        **method,
+        "num_speculative_tokens": max(max(tokens for _, _, tokens in table), 1),
+        "num_speculative_tokens_per_batch_size": table,
+    }
+    return {"speculative_config": config}
+
+
+def _described(tokens: Mapping[int, int]) -> str:
+    return " ".join(f"{n}@{size}" for size, n in tokens.items())

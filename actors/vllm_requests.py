@@ -7,7 +7,7 @@ on vLLM's server.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipelines.config import VLLM
 from pipelines.errors import RowProblem, RunFailure
-from pipelines.requests import Request
+from pipelines.requests import EMBEDDING_FIELDS, Request
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams
@@ -35,9 +35,8 @@ _CHAT_FIELDS = (
     "chat_template_kwargs", "skip_special_tokens",
 )  # fmt: skip
 _NEED_CHAT = ("response_format", "structured_outputs", "tools")
-_EMBEDDING_FIELDS = ("dimensions", "encoding_format")
 _POOLING_FIELDS = {
-    "embed": {"lora", *_EMBEDDING_FIELDS},
+    "embed": {"lora", *EMBEDDING_FIELDS},
     "classify": {"lora"},
     "score": {"lora"},
 }
@@ -109,7 +108,7 @@ def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowP
     if config.task != "generate":
         return _pooling_refusal(config, request)
     fields = {**defaults, **request.sampling}
-    for name in _EMBEDDING_FIELDS:
+    for name in EMBEDDING_FIELDS:
         if name in fields:
             return RowProblem("unsupported", f"{name}: this tier generates text; use an embed tier")
     if "top_logprobs" in fields and not fields.get("logprobs"):
@@ -158,6 +157,18 @@ def check_parsers(config: VLLM) -> None:
             raise RunFailure(f"{key}: vLLM has no {name!r}; it has {', '.join(known)}")
 
 
+def check_task(config: VLLM, supported: Sequence[str], model: Any) -> None:
+    """Raises: RunFailure if the model is not made for the tier's task."""
+    needed = "classify" if config.task == "score" else config.task
+    if needed not in supported:
+        raise RunFailure(f"task: {config.task}: {config.model} can only {', '.join(supported)}")
+    if config.task == "score" and model.hf_config.num_labels != 1:
+        raise RunFailure(
+            f"task: score: {config.model} has {model.hf_config.num_labels} labels; a model that "
+            "scores pairs has one. Use classify"
+        )
+
+
 class Translator:
     """Turns requests into what a started engine takes."""
 
@@ -166,6 +177,7 @@ class Translator:
 
         self._config = config
         self._model = llm.model_config
+        self.least_room = 1 if config.task == "generate" else 0
         self._tokenizer = llm.get_tokenizer()
         self.parser = _parser_class(config, self._tokenizer)
         self.adapters: dict[str, LoRARequest] = {

@@ -170,7 +170,6 @@ class VLLMEngine:
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
             **engine_arguments(self._config),
-            **self._config.engine_args,
         }
 
     def refuse(self, request: Request) -> RowProblem | None:

@@ -77,25 +77,32 @@ class Ask:
 
 
 def engine_arguments(config: VLLM) -> dict[str, Any]:
-    """Arguments that follow from the task, parsers and adapters of a tier."""
-    arguments: dict[str, Any] = {
-        # vLLM's "auto" takes the one backend that the first such row happens to need, and gives
-        # it the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first.
-        # Free whitespace is paid for by the token, and small models never come out of it.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-    }
-    if config.task != "generate":
-        arguments["runner"] = "pooling"
-    if config.reasoning_parser:
-        arguments["reasoning_parser"] = config.reasoning_parser
+    """The arguments of the configuration, with what follows from task, parsers and adapters."""
+    given = config.engine_args
+    arguments: dict[str, Any] = {"runner": "pooling"} if config.task != "generate" else {}
     if config.lora_adapters:
-        ranks = [_lora_rank(Path(folder)) for folder in config.lora_adapters.values()]
-        arguments |= {
-            "enable_lora": True,
-            "max_loras": len(config.lora_adapters),
-            "max_lora_rank": next((r for r in _LORA_RANKS if r >= max(ranks)), max(ranks)),
-        }
-    return arguments
+        arguments |= _lora_arguments(config)
+    # vLLM's "auto" takes the one backend that the first such row happens to need, and gives it
+    # the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first. Free
+    # whitespace is paid for by the token, and small models never come out of it.
+    structured = {"backend": "xgrammar", "disable_any_whitespace": True}
+    if config.reasoning_parser:
+        structured["reasoning_parser"] = config.reasoning_parser
+    structured |= given.get("structured_outputs_config", {})
+    return {**arguments, **given, "structured_outputs_config": structured}
+
+
+def _lora_arguments(config: VLLM) -> dict[str, Any]:
+    from vllm.platforms import current_platform
+
+    rank = max(_lora_rank(Path(folder)) for folder in config.lora_adapters.values())
+    return {
+        "enable_lora": True,
+        # vLLM's CPU kernels add to a row without an adapter what the last slot holds: one more
+        # slot than adapters stays empty.
+        "max_loras": len(config.lora_adapters) + current_platform.is_cpu(),
+        "max_lora_rank": next((r for r in _LORA_RANKS if r >= rank), rank),
+    }
 
 
 def _lora_rank(folder: Path) -> int:

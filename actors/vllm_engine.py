@@ -18,7 +18,14 @@ from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
 from actors.vllm_core import decode, kill_core, last_words, tokens_left
-from actors.vllm_requests import Ask, Translator, check_parsers, engine_arguments, refusal
+from actors.vllm_requests import (
+    Ask,
+    Translator,
+    check_parsers,
+    check_task,
+    engine_arguments,
+    refusal,
+)
 from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
@@ -107,8 +114,8 @@ class VLLMEngine:
         self.occupancy = Occupancy()
         self.sizes: dict[str, int] = {}
         self._config = config
-        self._engine_args = {**(planned or {}), **config.engine_args}
-        self.speculation = Speculation(self._engine_args)
+        self._planned = planned or {}
+        self.speculation = Speculation({**self._planned, **config.engine_args})
         self._defaults = defaults
         self._max_attempts = max_attempts
         self._stall_s = stall_s
@@ -138,6 +145,7 @@ class VLLMEngine:
         self._max_model_len = self._llm.model_config.max_model_len
         self._model_defaults = self._llm.model_config.get_diff_sampling_param()
         self._tokenizer = self._llm.get_tokenizer()
+        check_task(self._config, await self._llm.get_supported_tasks(), self._llm.model_config)
         self._translator = Translator(self._config, self._llm)
         self._reader = Reader(
             self._config.task, self._tokenizer, self._llm.model_config, self._translator.parser
@@ -176,8 +184,7 @@ class VLLMEngine:
             "enforce_eager": current_platform.is_cpu(),
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
-            **engine_arguments(self._config),
-            **self.speculation.arguments(self._engine_args),
+            **self.speculation.arguments({**self._planned, **engine_arguments(self._config)}),
         }
 
     def refuse(self, request: Request) -> RowProblem | None:
@@ -217,7 +224,7 @@ class VLLMEngine:
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
             answer = await self._generate(Generation(prepared))
-            admitted.answered(answer.usage.completion_tokens)
+            admitted.answered(answer.usage.completion_tokens // prepared.choices)
             return answer
 
     async def forget_prefixes(self) -> None:
@@ -262,7 +269,7 @@ class VLLMEngine:
         except Exception as error:
             return RowProblem("template", f"the chat template refused the messages ({error})")
         room = self._max_model_len - len(prompt.tokens)
-        if room < 1:
+        if room < self._translator.least_room:
             return _too_long(len(prompt.tokens), self._max_model_len)
         return self._translator.ask(request, fields, prompt, room)
 

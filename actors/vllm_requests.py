@@ -7,7 +7,7 @@ on vLLM's server.
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from actors.prompt_tokens import PromptTokens
 from pipelines.config import VLLM
 from pipelines.errors import RowProblem, RunFailure
-from pipelines.requests import Request
+from pipelines.requests import EMBEDDING_FIELDS, Request
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams
@@ -37,9 +37,8 @@ _CHAT_FIELDS = (
     "chat_template_kwargs", "skip_special_tokens",
 )  # fmt: skip
 _NEED_CHAT = ("response_format", "structured_outputs", "tools")
-_EMBEDDING_FIELDS = ("dimensions", "encoding_format")
 _POOLING_FIELDS = {
-    "embed": {"lora", *_EMBEDDING_FIELDS},
+    "embed": {"lora", *EMBEDDING_FIELDS},
     "classify": {"lora"},
     "score": {"lora"},
 }
@@ -80,25 +79,32 @@ class Ask:
 
 
 def engine_arguments(config: VLLM) -> dict[str, Any]:
-    """Arguments that follow from the task, parsers and adapters of a tier."""
-    arguments: dict[str, Any] = {
-        # vLLM's "auto" takes the one backend that the first such row happens to need, and gives
-        # it the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first.
-        # Free whitespace is paid for by the token, and small models never come out of it.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-    }
-    if config.task != "generate":
-        arguments["runner"] = "pooling"
-    if config.reasoning_parser:
-        arguments["reasoning_parser"] = config.reasoning_parser
+    """The arguments of the configuration, with what follows from task, parsers and adapters."""
+    given = config.engine_args
+    arguments: dict[str, Any] = {"runner": "pooling"} if config.task != "generate" else {}
     if config.lora_adapters:
-        ranks = [_lora_rank(Path(folder)) for folder in config.lora_adapters.values()]
-        arguments |= {
-            "enable_lora": True,
-            "max_loras": len(config.lora_adapters),
-            "max_lora_rank": next((r for r in _LORA_RANKS if r >= max(ranks)), max(ranks)),
-        }
-    return arguments
+        arguments |= _lora_arguments(config)
+    # vLLM's "auto" takes the one backend that the first such row happens to need, and gives it
+    # the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first. Free
+    # whitespace is paid for by the token, and small models never come out of it.
+    structured = {"backend": "xgrammar", "disable_any_whitespace": True}
+    if config.reasoning_parser:
+        structured["reasoning_parser"] = config.reasoning_parser
+    structured |= given.get("structured_outputs_config", {})
+    return {**arguments, **given, "structured_outputs_config": structured}
+
+
+def _lora_arguments(config: VLLM) -> dict[str, Any]:
+    from vllm.platforms import current_platform
+
+    rank = max(_lora_rank(Path(folder)) for folder in config.lora_adapters.values())
+    return {
+        "enable_lora": True,
+        # vLLM's CPU kernels add to a row without an adapter what the last slot holds: one more
+        # slot than adapters stays empty.
+        "max_loras": len(config.lora_adapters) + current_platform.is_cpu(),
+        "max_lora_rank": next((r for r in _LORA_RANKS if r >= rank), rank),
+    }
 
 
 def _lora_rank(folder: Path) -> int:
@@ -111,7 +117,7 @@ def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowP
     if config.task != "generate":
         return _pooling_refusal(config, request)
     fields = {**defaults, **request.sampling}
-    for name in _EMBEDDING_FIELDS:
+    for name in EMBEDDING_FIELDS:
         if name in fields:
             return RowProblem("unsupported", f"{name}: this tier generates text; use an embed tier")
     if "top_logprobs" in fields and not fields.get("logprobs"):
@@ -160,6 +166,18 @@ def check_parsers(config: VLLM) -> None:
             raise RunFailure(f"{key}: vLLM has no {name!r}; it has {', '.join(known)}")
 
 
+def check_task(config: VLLM, supported: Sequence[str], model: Any) -> None:
+    """Raises: RunFailure if the model is not made for the tier's task."""
+    needed = "classify" if config.task == "score" else config.task
+    if needed not in supported:
+        raise RunFailure(f"task: {config.task}: {config.model} can only {', '.join(supported)}")
+    if config.task == "score" and model.hf_config.num_labels != 1:
+        raise RunFailure(
+            f"task: score: {config.model} has {model.hf_config.num_labels} labels; a model that "
+            "scores pairs has one. Use classify"
+        )
+
+
 class Translator:
     """Turns requests into what a started engine takes."""
 
@@ -168,6 +186,7 @@ class Translator:
 
         self._config = config
         self._model = llm.model_config
+        self.least_room = 1 if config.task == "generate" else 0
         self._tokenizer = llm.get_tokenizer()
         self._prompt_tokens = PromptTokens(self._tokenizer)
         self.parser = _parser_class(config, self._tokenizer)

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from pipelines.errors import UsageProblem
-from pipelines.requests import REQUEST_FIELDS, SamplingFields
+from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 
 InputFormat = Literal["auto", "parquet", "jsonl", "csv", "openai_batch"]
 Placement = Literal["cloud", "private", "edge"]
@@ -42,9 +42,9 @@ class Columns(Section):
     """What the user's columns are called. Sampling fields keep OpenAI's names."""
 
     sampling: tuple[str, ...] = Field(
-        REQUEST_FIELDS,
-        description="sampling fields that are read from columns; leave out those whose names "
-        "mean something else in your data",
+        tuple(name for name in REQUEST_FIELDS if name not in EMBEDDING_FIELDS),
+        description="fields that are read from columns; leave out those whose names mean "
+        "something else in your data, as dimensions often does",
     )
 
     id: str = "id"

@@ -100,6 +100,7 @@ class SamplingFields(BaseModel):
 
 _ALIASES = {"max_completion_tokens": "max_tokens"}
 REQUEST_FIELDS = (*SamplingFields.model_fields, *_ALIASES)
+EMBEDDING_FIELDS = ("dimensions", "encoding_format")
 
 
 def _kinds(field: str) -> set[Any]:

@@ -3,16 +3,26 @@ import re
 import yaml
 from conftest import ROOT
 
-from pipelines.config import RunConfig
+from pipelines.config import VLLM, RunConfig
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from pipelines.requests import REQUEST_FIELDS
 from pipelines.schema import RESULT
 
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_configuration_in_the_readme_is_valid() -> None:
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    RunConfig.model_validate(yaml.safe_load(text))
+def test_the_configurations_in_the_readme_are_valid() -> None:
+    for text in re.findall(r"```yaml\n(.*?)```", README, re.DOTALL):
+        section = yaml.safe_load(text)
+        if section.keys() == {"engine"}:
+            VLLM.model_validate(section["engine"])
+        else:
+            RunConfig.model_validate(section)
+
+
+def test_every_field_of_a_row_stands_in_the_readme() -> None:
+    table = README.split("### What a row may ask for")[1].split("###")[0]
+    assert set(REQUEST_FIELDS) <= set(re.findall(r"[a-z_]+", table))
 
 
 def test_every_result_column_stands_in_the_readme() -> None:

@@ -168,7 +168,10 @@ class Search:
         rows = self._sample if full else min(_ROWS_PER_LANE * size, self._sample)
         # All rows at once where the batch is full: the engine admits what it can run.
         at_once = rows if full else size
-        return trial.measure(Sample(at_once, round_ * rows, rows, tokens)).tokens_per_s
+        measured = trial.measure(Sample(at_once, round_ * rows, rows, tokens))
+        if not measured.completion_tokens:
+            raise RunFailure("none of the rows was answered")
+        return measured.tokens_per_s
 
     def _speeds(self, rates: Mapping[int, list[float]]) -> list[float]:
         """How fast the whole input would go, by each round's figures."""

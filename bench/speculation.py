@@ -3,28 +3,30 @@
     python -m bench.speculation --json
 
 Fixed choices are no speculation at all, and 1 to 6 tokens from the draft model or from n-grams.
-All engines live at the same time, each in a process tree of its own, and take turns on the same
-rows; what is compared is the median of the ratios within a turn. Regret is how far the plan is
-behind the best fixed choice at a batch.
+The plan is one that `tune` makes for a run of 64 rows, which is mostly tail. The rows are those
+of the demo with the longest answers: speculation has nothing to speed up in an answer of one
+token. All engines live at the same time, each in a process tree of its own, and take turns on
+the same rows; what is compared is the median of the ratios within a turn. Regret is how far the
+plan is behind the best fixed choice at a batch.
 """
 
 import json
 import statistics
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
 
 import click
 
-from jobs.preflight import plan_run
-from jobs.trial import EngineTrial, Sample
-from jobs.tune import sample_requests, tune
-from jobs.tuning_search import MOST_TOKENS, NGRAM, Arguments, speculative
-from pipelines.config import RunConfig
+from jobs.trial import EngineTrial, Sample, Trial
+from jobs.tuning_search import MOST_TOKENS, NGRAM, Arguments, Search, speculative
+from pipelines.config import VLLM
+from pipelines.requests import Request
 
+ROWS = 512
 BATCHES = (1, 4, 16, 64)
 OFF, TUNED = "no speculation", "tuned"
 # All that `tune` would try beside speculation is given, and so not tried.
@@ -39,45 +41,29 @@ ENGINE_ARGS = {
 }
 
 
-def config_of(rows: str, model: str, draft: str, folder: str) -> RunConfig:
-    engine = {"kind": "vllm", "model": model, "draft_model": draft, "engine_args": ENGINE_ARGS}
-    tier = {
-        "name": "only",
-        "engine": engine,
-        "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
-    }
-    return RunConfig.model_validate(
-        {
-            "input": {"path": rows},
-            "output": {"path": f"{folder}/out"},
-            "tiers": [tier],
-            "route": {"policy": "fixed", "tier": "only"},
-            "sampling": {"temperature": 0.0, "max_tokens": 64},
-            "tuning": {"path": f"{folder}/plans"},
-        }
-    )
+def requests_of(path: str) -> list[str]:
+    """The prompts with the longest labels, as requests in JSON."""
+    with open(path) as file:
+        rows = [json.loads(line) for line in file]
+    labelled = [row for row in rows if row.get("messages") and row.get("label")]
+    longest = sorted(labelled, key=lambda row: len(row["label"]), reverse=True)[:ROWS]
+    return [Request(row["messages"], {"max_tokens": 64}).to_json() for row in longest]
 
 
 @contextmanager
 def engines(
-    config: RunConfig, arguments: dict[str, Arguments], folder: str
-) -> Iterator[dict[str, EngineTrial]]:
+    arguments: dict[str, Arguments], open_trial: Callable[[Arguments], Trial]
+) -> Iterator[dict[str, Trial]]:
     """One started engine for each set of arguments."""
-    plan = plan_run(config, datetime.now(UTC).date())
-    requests = sample_requests(plan, config.tiers[0], 1024)
-    engine: Any = config.tiers[0].engine
-    started: dict[str, EngineTrial] = {}
-    try:
-        for number, (name, planned) in enumerate(arguments.items()):
-            log = Path(folder, f"{number}.log")
-            started[name] = EngineTrial(engine, config.sampling.given(), planned, requests, log)
+    with ExitStack() as stack:
+        started = {}
+        for name, planned in arguments.items():
+            started[name] = open_trial(planned)
+            stack.callback(started[name].close)
         yield started
-    finally:
-        for trial in started.values():
-            trial.close()
 
 
-def choices(trials: dict[str, EngineTrial]) -> Iterator[tuple[str, EngineTrial, int | None]]:
+def choices(trials: dict[str, Trial]) -> Iterator[tuple[str, Trial, int | None]]:
     """(name, engine, held speculative tokens) of every fixed choice, then the plan."""
     yield OFF, trials[OFF], None
     for method in ("draft_model", "ngram"):
@@ -86,7 +72,7 @@ def choices(trials: dict[str, EngineTrial]) -> Iterator[tuple[str, EngineTrial, 
     yield TUNED, trials[TUNED], None
 
 
-def turn(trials: dict[str, EngineTrial], batch: int, number: int) -> dict[str, float]:
+def turn(trials: dict[str, Trial], batch: int, number: int) -> dict[str, float]:
     """Tokens a second of every choice on the same rows."""
     rows = max(8 * batch, 32)
     return {
@@ -102,29 +88,32 @@ def ratio(turns: list[dict[str, float]], a: str, b: str) -> float:
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
 @click.option("--draft", default="demo/models/draft", show_default=True)
-@click.option("--rows", default="demo/prompts.jsonl", show_default=True)
+@click.option("--prompts", default="demo/prompts.jsonl", show_default=True)
 @click.option("--repeats", default=5, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, draft: str, rows: str, repeats: int, as_json: bool) -> None:
+def main(model: str, draft: str, prompts: str, repeats: int, as_json: bool) -> None:
     """Tune, then measure the plan beside every fixed choice."""
+    engine = VLLM(kind="vllm", model=model, draft_model=draft, engine_args=ENGINE_ARGS)
+    requests = requests_of(prompts)
     with tempfile.TemporaryDirectory() as folder:
-        config = config_of(rows, model, draft, folder)
+        logs = (Path(folder, f"{number}.log") for number in count())
 
-        def say(line: str) -> None:
-            click.echo(line, err=True)
+        def open_trial(planned: Arguments) -> Trial:
+            return EngineTrial(engine, {"temperature": 0.0}, planned, requests, next(logs))
 
-        planned = tune(config, [], 1024, False, say)["only"].engine_args
+        search = Search(engine, open_trial, ROWS, max(BATCHES), partial(click.echo, err=True))
+        search.run()
         arguments = {
             OFF: {},
             "draft_model": speculative({"method": "draft_model", "model": draft}),
             "ngram": speculative(NGRAM),
-            TUNED: planned,
+            TUNED: search.args,
         }
-        with engines(config, arguments, folder) as trials:
+        with engines(arguments, open_trial) as trials:
             for trial in trials.values():
                 trial.measure(Sample(16, 0, 64))
             turns = {b: [turn(trials, b, n) for n in range(repeats)] for b in BATCHES}
-    report(turns, planned, as_json)
+    report(turns, search.args, as_json)
 
 
 def report(turns: dict[int, list[dict[str, float]]], planned: Arguments, as_json: bool) -> None:

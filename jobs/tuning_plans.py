@@ -30,7 +30,13 @@ def plans_for(plan: Plan, tier: Tier) -> list[TuningPlan]:
         find_plan(stored, replace(anywhere, hardware=hardware))
         for hardware in sorted({p.subject.hardware for p in stored})
     ]
-    return [p for p in found if p is not None]
+    plans = [p for p in found if p is not None]
+    return [p.without_speculation() for p in plans] if _asks_for_min_p(plan) else plans
+
+
+def _asks_for_min_p(plan: Plan) -> bool:
+    """vLLM refuses rows with `min_p` when it speculates: a plan must not cost a row its answer."""
+    return "min_p" in plan.config.sampling.given() or "min_p" in plan.schema.to_string()
 
 
 def _row_bytes(plan: Plan) -> float:

@@ -57,14 +57,14 @@ class Search:
     ) -> None:
         self._engine, self._open = engine, open_trial
         self._sample, self._rows, self._say = sample, rows, say
-        self._args: Arguments = {}
+        self.args: Arguments = {}
         self._gain = 1.0
         self._rates: Rates = {}
         self._sizes: dict[str, int] = {}
         self._tried: list[Tried] = []
 
     def plan(self, subject: Subject) -> TuningPlan:
-        return TuningPlan(subject, self._args, self._gain, self._tried)
+        return TuningPlan(subject, self.args, self._gain, self._tried)
 
     def run(self) -> None:
         """Raises: RunFailure if the engine does not start with the settings as they are."""
@@ -104,7 +104,7 @@ class Search:
 
     def _speculate(self, method: Arguments) -> None:
         """Measure all numbers of tokens at all batch sizes in one engine; take the best table."""
-        trial = self._open({**self._args, **speculative(method)})
+        trial = self._open({**self.args, **speculative(method)})
         rates: dict[int, Rates] = {
             size: {tokens: [] for tokens in range(MOST_TOKENS + 1)} for size in self._batches()
         }
@@ -140,7 +140,7 @@ class Search:
     def _change(self, key: str, value: Any) -> None:
         """Measure the full batch with one argument changed."""
         change = {key: value}
-        trial = self._open({**self._args, **change})
+        trial = self._open({**self.args, **change})
         try:
             full = max(self._rates)
             measured = [self._rate(trial, full, round_) for round_ in range(_ROUNDS)]
@@ -168,7 +168,10 @@ class Search:
         rows = self._sample if full else min(_ROWS_PER_LANE * size, self._sample)
         # All rows at once where the batch is full: the engine admits what it can run.
         at_once = rows if full else size
-        return trial.measure(Sample(at_once, round_ * rows, rows, tokens)).tokens_per_s
+        measured = trial.measure(Sample(at_once, round_ * rows, rows, tokens))
+        if not measured.completion_tokens:
+            raise RunFailure("none of the rows was answered")
+        return measured.tokens_per_s
 
     def _speeds(self, rates: Mapping[int, list[float]]) -> list[float]:
         """How fast the whole input would go, by each round's figures."""
@@ -192,7 +195,7 @@ class Search:
         note = note or ("" if taken else "no gain beyond noise")
         self._tried.append(Tried(name, args, full, gain, noise, taken, note))
         if taken:
-            self._args = {**self._args, **args}
+            self.args = {**self.args, **args}
             self._gain *= gain
             self._rates = rates
 

@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.config import VLLM, RunConfig, Tier
@@ -75,6 +75,10 @@ class TuningPlan:
     @property
     def key(self) -> str:
         return digest(canonical_json(asdict(self.subject))).hex()
+
+    def without_speculation(self) -> "TuningPlan":
+        kept = {k: v for k, v in self.engine_args.items() if k != "speculative_config"}
+        return replace(self, engine_args=kept)
 
     def to_json(self) -> bytes:
         return json.dumps(asdict(self), indent=2).encode()

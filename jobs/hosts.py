@@ -1,6 +1,7 @@
 """The few lines that put plain classes into Ray actors: all the Ray that stages know."""
 
 import asyncio
+import os
 import threading
 import time
 import uuid
@@ -26,6 +27,7 @@ from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
+from pipelines.replicas import fitted
 from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
 
@@ -122,7 +124,9 @@ class EngineHost:
         meter: Any,
         attempt_id: str,
         metered: bool,
+        cpu_engines: int,
     ) -> None:
+        tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._generator = Generator(

@@ -69,8 +69,10 @@ class VLLMEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from actors.device import check_formats
         from actors.vllm_steps import step_logger
 
+        check_formats(self._config)
         arguments = {
             "model": self._config.model,
             "revision": self._config.revision,

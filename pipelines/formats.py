@@ -81,9 +81,10 @@ FORMATS: Mapping[str, Needs] = {
     "W8A16": Needs(75),
     # vLLM's documentation of INT8: no kernels from Blackwell on.
     "W8A8-INT8": Needs(75, below=100, cpu=_ANY_CPU),
-    # Below 8.9 the weights are 8 bits and Marlin computes in 16. On a CPU torch multiplies
-    # them, AMX or not; blocks of scales need AMX, and nothing multiplies them by 16 bits.
-    "FP8": Needs(75, cpu=_ANY_CPU),
+    # Below 8.9 the weights are 8 bits and Marlin computes in 16. On a CPU torch multiplies them
+    # where each channel has a scale (measured); one scale for all, or for blocks, needs AMX.
+    "FP8": Needs(75, cpu=_AMX),
+    "FP8-channel": Needs(75, cpu=_ANY_CPU),
     "FP8-block": Needs(75, cpu=_AMX),
     "FP8-W8A16": Needs(75),
     # Quantized at loading, by an operation that the CPU build lacks.
@@ -123,6 +124,7 @@ _FLOATS = {
     (4, "group"): "MXFP4",
     (8, "group"): "MXFP8",
     (8, "block"): "FP8-block",
+    (8, "channel"): "FP8-channel",
 }
 _DTYPES = {"bfloat16": "BF16", "float16": "FP16", "half": "FP16", "float32": "FP32"}
 
@@ -248,8 +250,8 @@ def _scheme(group: Mapping[str, Any]) -> str:
     weights, inputs = group["weights"], group.get("input_activations")
     bits, strategy = weights["num_bits"], weights.get("strategy")
     if weights.get("type") == "float":
-        plain = f"FP{bits}" if inputs else f"FP{bits}-W{bits}A16"
-        return _FLOATS.get((bits, strategy), plain)
+        name = _FLOATS.get((bits, strategy), f"FP{bits}")
+        return "FP8-W8A16" if name in ("FP8", "FP8-channel") and inputs is None else name
     if inputs is None:
         return f"W{bits}A16"
     return f"W{bits}A{inputs['num_bits']}-{'FP8' if inputs.get('type') == 'float' else 'INT8'}"

@@ -15,20 +15,20 @@ from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import load_file, save_file
 
-PER_TOKEN_INT8 = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
-W4A16 = {
+PER_TOKEN_INT8: dict[str, Any] = {
+    "num_bits": 8,
+    "type": "int",
+    "strategy": "token",
+    "dynamic": True,
+}
+W4A16: dict[str, Any] = {
     "format": "pack-quantized",
     "weights": {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32},
 }
-W8A8 = {
+W8A8: dict[str, Any] = {
     "format": "int-quantized",
     "weights": {"num_bits": 8, "type": "int", "strategy": "channel"},
     "input_activations": PER_TOKEN_INT8,
-}
-FP8 = {
-    "format": "float-quantized",
-    "weights": {"num_bits": 8, "type": "float", "strategy": "channel"},
-    "input_activations": {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True},
 }
 
 

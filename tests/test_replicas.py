@@ -1,13 +1,22 @@
 """Pools, places and shares: options as pure values, then real Ray with pretended GPUs."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from conftest import tier, vllm_tier
+from conftest import ROOT, MakeConfig, tier, vllm_tier
 from pydantic import ValidationError
 
-from pipelines.config import VLLM, Tier
+from jobs.batch import run
+from jobs.run_state import load_replicas
+from pipelines.config import VLLM, Storage, Tier
 from pipelines.replicas import actor_options, cpu_engines, fitted, gpu_bundles
+from pipelines.storage import Directory
 
 
 def engine_of(fitted_tier: Tier) -> VLLM:
@@ -108,3 +117,52 @@ def test_engines_on_cpus_are_counted_at_their_most() -> None:
     scripted = Tier.model_validate({**tier("s"), "replicas": 7})
     pool = vllm_tier(replicas={"min": 1, "max": 3})
     assert cpu_engines([scripted, pool, vllm_tier(), vllm_tier(num_gpus=1, replicas=9)]) == 4
+
+
+def test_replicas_run_where_labels_and_gpus_let_them(tmp_path: Path) -> None:
+    script = ROOT / "tests/labelled_cluster.py"
+    alone = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # Ray writes down where a cluster is, for whoever starts Ray on this machine next. A folder
+    # of its own keeps this one to itself; a short name, because sockets lie in it.
+    with TemporaryDirectory(dir="/tmp") as apart:
+        done = subprocess.run(
+            [sys.executable, str(script), str(tmp_path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            timeout=150,
+            env={**alone, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": apart},
+        )
+    placed = json.loads(done.stdout)
+    assert {len(blocks) for blocks in placed.values()} == {12}
+    seen = {
+        name: {(block["node"], block["gpus"], block["bundles"]) for block in blocks}
+        for name, blocks in placed.items()
+    }
+    assert seen["edge"] == {("head", 0, 0)}
+    assert seen["h100"] == {("h", 1, 0)}
+    assert seen["halves"] == {("a", 0.5, 0)}
+    ((node, own_gpus, bundles),) = seen["across"]
+    assert node in ("a", "h")
+    assert (own_gpus, bundles) == (0, 2)
+
+
+def replicas_used(output: str) -> int:
+    (replicas,) = load_replicas(Directory(output, Storage())).values()
+    return len(replicas)
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize(
+    ("rows", "slow_s", "least", "most"), [(240, 0.3, 2, 3), (2, 0.0, 1, 1)], ids=["many", "few"]
+)
+def test_a_pool_grows_with_what_waits_and_answers_all_of_it(
+    make_config: MakeConfig, rows: int, slow_s: float, least: int, most: int
+) -> None:
+    pool = {**tier("only", delay_s=slow_s, max_num_seqs=2), "replicas": {"min": 1, "max": 3}}
+    prompts = [{"id": str(i), "prompt": f"p{i}"} for i in range(rows)]
+    config = make_config(prompts, tiers=[pool])
+    config = config.model_copy(update={"input": config.input.model_copy(update={"block_rows": 5})})
+    summary = run(config)
+    assert (summary.ok, summary.errors, summary.pending) == (rows, 0, 0)
+    assert least <= replicas_used(config.output.path) <= most

@@ -160,8 +160,10 @@ class VLLMEngine:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
+        from actors.device import check_formats
         from actors.vllm_steps import StepLogger
 
+        check_formats(self._config)
         check_parsers(self._config)
         steps = StepLogger(self.clock, self.occupancy, self.admission, self.speculation)
         llm = AsyncLLM.from_engine_args(

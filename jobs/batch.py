@@ -17,6 +17,7 @@ from actors.meter import RunMeter, Snapshot
 from actors.response_cache import CacheWriter
 from jobs import hosts
 from jobs.cluster import connect
+from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
@@ -36,6 +37,7 @@ from pipelines.leftovers import (
 from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
+from pipelines.replicas import actor_options, cpu_engines
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.sources import Block
 from pipelines.storage import Directory
@@ -214,18 +216,20 @@ class _Run:
             "metered": self._config.budget_usd is not None,
             "exchange": self._start_exchange(tier),
             "plans": plans,
+            "cpu_engines": cpu_engines(self._config.tiers),
         }
         return Stage(
             hosts.EngineHost,
             arguments,
-            replicas=tier.replicas,
+            replicas=tier.replica_range.min,
+            max_replicas=tier.replica_range.max,
             blocks_in_flight=blocks_in_flight(tier, block_rows, plans),
-            num_cpus=tier.num_cpus,
-            num_gpus=tier.num_gpus,
+            options=actor_options(tier),
+            options_of_each=group_of_each(tier),
         )
 
     def _start_exchange(self, tier: Tier) -> Any | None:
-        if tier.replicas == 1:
+        if tier.replica_range.max == 1:
             return None
         return ray.remote(Exchange).options(num_cpus=0, max_concurrency=1000).remote()
 

@@ -1,6 +1,7 @@
 """The few lines that put plain classes into Ray actors: all the Ray that stages know."""
 
 import asyncio
+import os
 import threading
 import time
 import uuid
@@ -29,6 +30,7 @@ from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
+from pipelines.replicas import fitted
 from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tuning import TuningPlan
@@ -168,7 +170,9 @@ class EngineHost:
         metered: bool,
         exchange: Any | None,
         plans: list[TuningPlan],
+        cpu_engines: int,
     ) -> None:
+        tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
         plan = next((p for p in plans if p.subject.hardware == hardware()), None)
         self._loop = asyncio.new_event_loop()

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 
 from jobs.cluster import connect
+from jobs.tiers import check_tier
 from pipelines.columns import merge
 from pipelines.config import VLLM, Input, Rules, RunConfig
 from pipelines.errors import UsageProblem
@@ -76,6 +77,7 @@ def check_config(config: RunConfig, today: date) -> PriceList:
         if isinstance(tier.engine, VLLM):
             _check_model(f"tiers.{tier.name}.engine", tier.engine)
             _check_adapters(f"tiers.{tier.name}.engine", tier.engine)
+        check_tier(tier)
     return prices
 
 

@@ -9,7 +9,7 @@ its own.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -32,15 +32,20 @@ class Stage:
     """A class that Ray Data hosts in a pool of actors and calls with one block at a time.
 
     Attributes:
+        replicas: actors in the pool, or those that it starts with.
+        max_replicas: how far the pool may grow while blocks wait; by default not at all.
         blocks_in_flight: blocks that one actor works on at once, each in a thread.
+        options: Ray's for every actor, such as `num_gpus`.
+        options_of_each: called for each actor, for options that no two may share.
     """
 
     host: type
     arguments: dict[str, Any]
     replicas: int = 1
+    max_replicas: int | None = None
     blocks_in_flight: int = 2
-    num_cpus: float = 0.0
-    num_gpus: float = 0.0
+    options: dict[str, Any] = field(default_factory=lambda: {"num_cpus": 0})
+    options_of_each: Callable[[], dict[str, Any]] | None = None
 
 
 class BlockSource(Datasource):
@@ -107,6 +112,9 @@ def _read(blocks: Sequence[Block], read: Callable[[Block], pa.Table]) -> Dataset
     # Each running task would have a thread that measures its memory every second, by a walk
     # through all pages; a chain of actors that hold engines has nothing to learn from it.
     context.memory_usage_poll_interval_s = None
+    # A pool grows when every actor holds all the blocks that it works on at once. Ray's default
+    # is 1.75 times as many, which no actor is ever given here.
+    context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0
     return ray.data.read_datasource(BlockSource(blocks, read), override_num_blocks=len(blocks))
 
 
@@ -120,14 +128,15 @@ def _hosted(dataset: Dataset, stage: Stage) -> Dataset:
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
-            size=stage.replicas,
+            min_size=stage.replicas,
+            max_size=stage.max_replicas or stage.replicas,
             max_tasks_in_flight_per_actor=stage.blocks_in_flight,
             enable_true_multi_threading=True,
         ),
-        num_cpus=stage.num_cpus,
-        num_gpus=stage.num_gpus or None,
+        ray_remote_args_fn=stage.options_of_each,
         max_concurrency=stage.blocks_in_flight,
         # Ray Data's own default is to try for ever.
         max_restarts=_MAX_RESTARTS,
         max_task_retries=_MAX_RESTARTS,
+        **stage.options,
     )

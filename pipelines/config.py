@@ -1,6 +1,7 @@
 """The configuration of a run: one YAML file, strictly typed, resolved before anything is spent."""
 
 from collections.abc import Iterable, Mapping
+from math import ceil, prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -186,6 +187,22 @@ class VLLM(Section):
 Engine = Annotated[Scripted | VLLM, Field(discriminator="kind")]
 
 
+PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
+
+
+class Replicas(Section):
+    """A pool that grows while rows wait and shrinks when replicas idle."""
+
+    min: PositiveInt = 1
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Replicas":
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min} and max is {self.max}; min must not exceed max")
+        return self
+
+
 class Tier(Section):
     """One place that answers rows, with what it costs."""
 
@@ -193,15 +210,66 @@ class Tier(Section):
     engine: Engine
     billing: Billing
     placement: Placement = "cloud"
-    replicas: PositiveInt = 1
+    replicas: PositiveInt | Replicas = 1
     num_cpus: NonNegativeFloat = Field(0.1, description="Ray CPUs that one replica reserves")
-    num_gpus: NonNegativeFloat = Field(0.0, description="Ray GPUs that one replica reserves")
+    num_gpus: NonNegativeFloat = Field(
+        0.0, description="GPUs that one replica reserves: a fraction of one, or whole ones"
+    )
+    accelerator: str | None = Field(None, description="the kind of GPU, by Ray's name, e.g. H100")
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Ray labels of the nodes that replicas may run on"
+    )
     max_attempts: PositiveInt = Field(
         3, description="how often a row runs when its engine dies; the third time it runs alone"
     )
     stall_s: PositiveFloat = Field(
         600.0, description="an engine with work that makes no step for so long is started again"
     )
+
+    @property
+    def replica_range(self) -> Replicas:
+        if isinstance(self.replicas, Replicas):
+            return self.replicas
+        return Replicas(min=self.replicas, max=self.replicas)
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Whether an engine's parts are Ray actors, which may run on several nodes."""
+        arguments = self.engine.engine_args if isinstance(self.engine, VLLM) else {}
+        return arguments.get("distributed_executor_backend") == "ray"
+
+    @model_validator(mode="after")
+    def gpus_fit(self) -> "Tier":
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(
+                f"num_gpus: {self.num_gpus}: one GPU may be shared, several may not; give a "
+                "fraction below 1 or a whole number"
+            )
+        if self.accelerator and not self.num_gpus:
+            raise ValueError(
+                f"accelerator: {self.accelerator}, but num_gpus is 0; set num_gpus, or choose "
+                "machines by labels"
+            )
+        if isinstance(self.engine, VLLM) and self.num_gpus:
+            self._check_parallel(self.engine.engine_args)
+        if self.spans_nodes and (self.num_gpus < 1 or isinstance(self.replicas, Replicas)):
+            raise ValueError(
+                "engine.engine_args.distributed_executor_backend: ray: needs whole GPUs in "
+                "num_gpus and a fixed number of replicas, because Ray keeps the GPUs of a "
+                "replica that left a pool"
+            )
+        return self
+
+    def _check_parallel(self, engine_args: Mapping[str, Any]) -> None:
+        """A GPU that is reserved and not used is paid for; one that is used must be reserved."""
+        sizes = {name: engine_args[name] for name in PARALLEL_SIZES if name in engine_args}
+        needed = prod(int(size) for size in sizes.values())
+        if needed != ceil(self.num_gpus):
+            said = " times ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ValueError(
+                f"num_gpus: {self.num_gpus:g}, but engine.engine_args use {needed} "
+                f"({said or 'no tensor_parallel_size'}); make them equal"
+            )
 
 
 class Match(Section):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, Tier
 
 ROOT = Path(__file__).parent.parent
 PRICE = {"input": 0.5, "output": 1.5}
@@ -18,6 +18,17 @@ def tier(name: str, **engine: Any) -> dict[str, Any]:
         "engine": {"kind": "scripted", **engine},
         "billing": {"kind": "serverless", "usd_per_mtok": PRICE},
     }
+
+
+def vllm_tier(engine_args: dict[str, Any] | None = None, model: str = "m", **fields: Any) -> Tier:
+    """A tier of vLLM engines that pays by the hour."""
+    raw = {
+        "name": "t",
+        "engine": {"kind": "vllm", "model": model, "engine_args": engine_args or {}},
+        "billing": {"kind": "provisioned", "usd_per_gpu_hour": 1.0},
+        **fields,
+    }
+    return Tier.model_validate(raw)
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:

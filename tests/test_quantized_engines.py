@@ -32,7 +32,7 @@ def easy_questions() -> list[tuple[Request, str]]:
 def engine_of(model: Path) -> VLLMEngine:
     arguments = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 1024}
     config = VLLM(kind="vllm", model=str(model), engine_args=arguments, cpu_threads=1)
-    return VLLMEngine(config, {"temperature": 0.0}, 1)
+    return VLLMEngine(config, {"temperature": 0.0}, 1, stall_s=60)
 
 
 async def share_right(model: Path) -> float:

@@ -17,7 +17,7 @@ from pipelines.requests import Request
 if TYPE_CHECKING:
     from actors.engine import Answer
 
-_WINDOW = 2
+_WINDOW = 4
 """Waiting requests that are compared with each other, per request that the engine runs."""
 
 

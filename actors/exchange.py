@@ -7,7 +7,8 @@ run would end with one replica working off its queue while the others, still pai
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
@@ -17,7 +18,7 @@ from pipelines.requests import Request
 
 logger = logging.getLogger(__name__)
 
-_LOOK_EVERY_S = 0.2
+_LOOK_EVERY_S = 0.1
 _PATIENCE_S = 1.0
 _SILENT_S = 30.0
 """A borrower that was not heard of for so long is dead; the lender answers the rows itself."""
@@ -37,7 +38,9 @@ class Market(Protocol):
 
     async def borrow(self, name: str) -> Loan | None: ...
 
-    async def is_wanted(self, name: str) -> bool: ...
+    async def is_wanted(self, name: str, waiting: int) -> bool: ...
+
+    async def others_wait(self, name: str) -> bool: ...
 
     async def lend(self, name: str, requests: list[str]) -> list[Answer] | None: ...
 
@@ -49,6 +52,7 @@ class Exchange:
 
     def __init__(self) -> None:
         self._hungry: dict[str, asyncio.Future[Loan]] = {}
+        self._queues: dict[str, tuple[int, float]] = {}
         self._repaid: dict[int, asyncio.Future[list[Answer]]] = {}
         self._heard: dict[str, float] = {}
         self._numbers = count()
@@ -64,9 +68,19 @@ class Exchange:
         finally:
             self._hungry.pop(name, None)
 
-    async def is_wanted(self, name: str) -> bool:
-        """Whether any replica but this one has room."""
+    async def is_wanted(self, name: str, waiting: int) -> bool:
+        """Whether any replica but this one, where so many rows wait, has room."""
+        self._queues[name] = waiting, time.monotonic()
         return any(other != name for other in self._hungry)
+
+    async def others_wait(self, name: str) -> bool:
+        """Whether any replica but this one was just now heard to have rows to lend."""
+        now = time.monotonic()
+        return any(
+            waiting > 1 and now - heard < 5 * _PATIENCE_S
+            for other, (waiting, heard) in self._queues.items()
+            if other != name
+        )
 
     async def lend(self, name: str, requests: list[str]) -> list[Answer] | None:
         """The rows' answers, in order; None if nobody wants them or the borrower died."""
@@ -105,7 +119,8 @@ class Trader:
         self, name: str, engine: Engine, market: Market, report: Callable[[], None]
     ) -> None:
         self._name, self._engine, self._market, self._report = name, engine, market, report
-        self._loans: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._blocks = self._borrowed = 0
 
     async def trade(self) -> None:
         """Trade until cancelled."""
@@ -117,27 +132,49 @@ class Trader:
             if admission.free > _ROOM_WORTH_FILLING * admission.limit.num_seqs:
                 loan = await self._market.borrow(self._name)
                 if loan is not None:
+                    self._borrowed += 1
                     self._start(self._work_off(loan))
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _lend(self) -> None:
         while True:
-            if self._engine.admission.waiting > 1 and await self._market.is_wanted(self._name):
+            waiting = self._engine.admission.waiting
+            if await self._market.is_wanted(self._name, waiting) and waiting > 1:
                 self._start(self._have_answered())
             await asyncio.sleep(_LOOK_EVERY_S)
 
+    @asynccontextmanager
+    async def in_hand(self) -> AsyncIterator[None]:
+        """To be held while the replica has a block, and until nobody needs its help.
+
+        Ray Data ends a replica that has no block when there is no more to give, also one that
+        works on rows of others: its last block keeps it.
+        """
+        self._blocks += 1
+        try:
+            yield
+            while self._blocks == 1 and (
+                self._borrowed or await self._market.others_wait(self._name)
+            ):
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:
+            self._blocks -= 1
+
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
-        self._loans.add(task)
-        task.add_done_callback(self._loans.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _work_off(self, loan: Loan) -> None:
         rows = [Request.from_json(text) for text in loan.requests]
         work = asyncio.gather(*(self._engine.answer(row) for row in rows))
-        while not (await asyncio.wait([work], timeout=_PATIENCE_S))[0]:
-            await self._market.repay(self._name, loan.number, None)
-        self._report()
-        await self._market.repay(self._name, loan.number, work.result())
+        try:
+            while not (await asyncio.wait([work], timeout=_PATIENCE_S))[0]:
+                await self._market.repay(self._name, loan.number, None)
+            self._report()
+            await self._market.repay(self._name, loan.number, work.result())
+        finally:
+            self._borrowed -= 1
 
     async def _have_answered(self) -> None:
         tickets = self._engine.admission.lend_half()

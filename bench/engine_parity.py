@@ -48,10 +48,12 @@ def run_json(command: list[str]) -> dict[str, Any]:
     return result
 
 
-def ours_command(path: Path, output: Path, engine: dict[str, Any], **tier: Any) -> list[str]:
+def ours_command(
+    path: Path, output: Path, engine: dict[str, Any], order: str = "stream", **tier: Any
+) -> list[str]:
     """The main job over a file with one vLLM tier; its configuration lies beside the output."""
     config = {
-        "input": {"path": str(path)},
+        "input": {"path": str(path), "order": order},
         "output": {"path": str(output)},
         "tiers": [
             {
@@ -68,10 +70,10 @@ def ours_command(path: Path, output: Path, engine: dict[str, Any], **tier: Any) 
     return [sys.executable, "-m", "jobs.cli", "run", str(file), "--json"]
 
 
-def run_ours(path: Path, folder: Path, engine: dict[str, Any], **tier: Any) -> dict[str, Any]:
+def run_ours(path: Path, folder: Path, engine: dict[str, Any], **settings: Any) -> dict[str, Any]:
     """The summary of the main job, each time with an output of its own."""
     output = Path(tempfile.mkdtemp(dir=folder))
-    summary = run_json(ours_command(path, output, engine, **tier))
+    summary = run_json(ours_command(path, output, engine, **settings))
     assert summary["ok"] == len(read_rows(str(path)))
     return summary
 

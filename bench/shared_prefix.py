@@ -37,8 +37,17 @@ def write_rows(path: Path, model: str) -> int:
     rows = [_row(i, prefixes[i % PREFIXES]) for i in range(ROWS)]
     draw.shuffle(rows)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole_blocks = sum(_tokens(tokenizer, prefix) // CACHE_BLOCK for prefix in prefixes)
+    whole_blocks = sum(_shared(tokenizer, prefix) // CACHE_BLOCK for prefix in prefixes)
     return whole_blocks * CACHE_BLOCK * (ROWS // PREFIXES - 1)
+
+
+def _shared(tokenizer: Any, prefix: str) -> int:
+    """Tokens that all prompts with this prefix begin with, those of the template included."""
+    a, b = (
+        tokenizer.apply_chat_template(_row(i, prefix)["messages"], return_dict=False)
+        for i in range(2)
+    )
+    return next(i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
 
 
 def _row(i: int, prefix: str) -> dict[str, Any]:

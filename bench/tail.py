@@ -3,9 +3,10 @@
     python -m bench.tail --json
 
 A thousand rows whose answers have 4 to 256 tokens, most of them short, from JSONL to Parquet
-with two replicas on a core each. `balance` is the busy time of the less busy replica over the
-other's; `vs_perfect` is the time from the first request to the last answer over half the busy
-time of both, which is what a perfect split of the same work would take.
+with two replicas on a core each and the input sorted (`input.order: whole`). `balance` is the
+busy time of the less busy replica over the other's; `vs_perfect` is the time from the first
+request to the last answer over half the busy time of both, which is what a perfect split of the
+same work would take.
 """
 
 import json
@@ -33,13 +34,13 @@ def write_rows(path: Path) -> None:
             file.write(json.dumps({**row, "max_tokens": tokens, "min_tokens": tokens}) + "\n")
 
 
-def once(model: str, seqs: int) -> dict[str, Any]:
+def once(model: str, seqs: int, order: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "rows.jsonl")
         write_rows(path)
         arguments = {**ENGINE_ARGS, "max_num_seqs": seqs}
         engine = {"model": model, "engine_args": arguments, "cpu_threads": 1}
-        summary = run_ours(path, Path(name), engine, replicas=2)
+        summary = run_ours(path, Path(name), engine, order=order, replicas=2)
     busy = sorted(engine["busy_s"] for engine in summary["engines"])
     active = max(engine["active_s"] for engine in summary["engines"])
     return {
@@ -52,11 +53,12 @@ def once(model: str, seqs: int) -> dict[str, Any]:
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
 @click.option("--max-num-seqs", "seqs", default=64, show_default=True)
+@click.option("--order", type=click.Choice(["stream", "whole"]), default="whole", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, seqs: int, repeats: int, as_json: bool) -> None:
+def main(model: str, seqs: int, order: str, repeats: int, as_json: bool) -> None:
     """Run REPEATS times and print the medians."""
-    runs = [once(model, seqs) for _ in range(repeats)]
+    runs = [once(model, seqs, order) for _ in range(repeats)]
     result = {k: round(statistics.median(r[k] for r in runs), 3) for k in ("balance", "vs_perfect")}
     if not as_json:
         for run in runs:

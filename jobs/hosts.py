@@ -69,9 +69,13 @@ class RemoteMarket:
         loan: Loan | None = await self._actor.borrow.remote(name)
         return loan
 
-    async def is_wanted(self, name: str) -> bool:
-        wanted: bool = await self._actor.is_wanted.remote(name)
+    async def is_wanted(self, name: str, waiting: int) -> bool:
+        wanted: bool = await self._actor.is_wanted.remote(name, waiting)
         return wanted
+
+    async def others_wait(self, name: str) -> bool:
+        wait: bool = await self._actor.others_wait.remote(name)
+        return wait
 
     async def lend(self, name: str, requests: list[str]) -> list[Answer] | None:
         answers: list[Answer] | None = await self._actor.lend.remote(name, requests)
@@ -192,9 +196,11 @@ class EngineHost:
             metered=metered,
             plan=plan.key if plan else "",
         )
+        self._trader: Trader | None = None
         if exchange is not None:
-            trader = Trader(name, engine, RemoteMarket(exchange), self._generator.report)
-            asyncio.run_coroutine_threadsafe(trader.trade(), self._loop)
+            market = RemoteMarket(exchange)
+            self._trader = Trader(name, engine, market, self._generator.report)
+            asyncio.run_coroutine_threadsafe(self._trader.trade(), self._loop)
         # A busy loop must not keep anybody from knowing what the replica costs.
         threading.Thread(target=self._report_regularly, daemon=True).start()
 
@@ -204,8 +210,13 @@ class EngineHost:
             time.sleep(_REPORT_EVERY_S)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        work = self._generator.generate(table)
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return asyncio.run_coroutine_threadsafe(self._generated(table), self._loop).result()
+
+    async def _generated(self, table: pa.Table) -> pa.Table:
+        if self._trader is None:
+            return await self._generator.generate(table)
+        async with self._trader.in_hand():
+            return await self._generator.generate(table)
 
 
 class Commit:

@@ -54,5 +54,6 @@ def test_a_tokenizer_that_looks_across_special_tokens_gets_whole_prompts(tokeniz
     whole = Crossing(tokenizer)
     whole._pieces = None
     text = SYSTEM + "<|end|>" + SYSTEM
-    assert tokens.encode(text) == whole.encode(text)
+    # The second time nothing in it is new, and so nothing is checked.
+    assert [tokens.encode(text) for _ in range(2)] == [whole.encode(text)] * 2
     assert tokens.encode(text + " again") == whole.encode(text + " again")

@@ -226,7 +226,8 @@ class VLLMEngine:
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
             answer = await self._generate(Generation(prepared))
-            admitted.answered(answer.usage.completion_tokens // prepared.choices)
+            if answer.problem is None:
+                admitted.answered(answer.usage.completion_tokens // prepared.choices)
             return answer
 
     async def forget_prefixes(self) -> None:
@@ -283,7 +284,9 @@ class VLLMEngine:
             # Whoever was there at two deaths runs alone, so that it takes nobody with it.
             alone = attempt > _DEATHS_BEFORE_ALONE
             async with self._turns.alone() if alone else self._turns.together():
-                llm = self._llm
+                # Who comes while the engine is started again waits: that death is not its own.
+                async with self._lock:
+                    llm = self._llm
                 try:
                     answer = await self._once(generation)
                     self._restarts = 0

@@ -134,11 +134,13 @@ def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowP
 def _pooling_refusal(config: VLLM, request: Request) -> RowProblem | None:
     task = config.task
     if meaningless := sorted(request.sampling.keys() - _POOLING_FIELDS[task]):
-        return RowProblem("unsupported", f"{meaningless[0]}: means nothing to a {task} tier")
+        return RowProblem(
+            "unsupported", f"{meaningless[0]}: means nothing to a tier of task {task}"
+        )
     wanted = 2 if task == "score" else 1
     if [message["role"] for message in request.messages] != ["user"] * wanted:
         texts = "two user messages, query and document" if wanted == 2 else "one user message"
-        return RowProblem("unsupported", f"messages: a {task} tier takes {texts}")
+        return RowProblem("unsupported", f"messages: a tier of task {task} takes {texts}")
     return None
 
 

@@ -9,7 +9,6 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,11 +97,14 @@ def _lora_arguments(config: VLLM) -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     rank = max(_lora_rank(Path(folder)) for folder in config.lora_adapters.values())
+    # vLLM's CPU kernels add to a row without an adapter what the last slot holds: one more slot
+    # than adapters stays empty.
+    slots = len(config.lora_adapters) + current_platform.is_cpu()
+    if current_platform.is_cpu() and config.engine_args.get("max_loras", slots) < slots:
+        raise RunFailure(f"engine_args.max_loras: a CPU engine needs {slots}; leave it out")
     return {
         "enable_lora": True,
-        # vLLM's CPU kernels add to a row without an adapter what the last slot holds: one more
-        # slot than adapters stays empty.
-        "max_loras": len(config.lora_adapters) + current_platform.is_cpu(),
+        "max_loras": slots,
         "max_lora_rank": next((r for r in _LORA_RANKS if r >= rank), rank),
     }
 
@@ -114,18 +116,18 @@ def _lora_rank(folder: Path) -> int:
 
 def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowProblem | None:
     """What the tier cannot do for a row, as far as it can be told without the model."""
-    if config.task != "generate":
-        return _pooling_refusal(config, request)
     fields = {**defaults, **request.sampling}
+    if config.task != "generate":
+        return _pooling_refusal(config, request) or _unknown_adapter(config, fields)
     for name in EMBEDDING_FIELDS:
         if name in fields:
             return RowProblem("unsupported", f"{name}: this tier generates text; use an embed tier")
     if "top_logprobs" in fields and not fields.get("logprobs"):
         return RowProblem("invalid_request", "top_logprobs: needs logprobs: true")
-    choice = fields.get("tool_choice", "auto")
-    if "tools" not in fields and fields.get("tool_choice", "none") != "none":
+    choice = fields.get("tool_choice", "auto" if "tools" in fields else "none")
+    if choice != "none" and "tools" not in fields:
         return RowProblem("invalid_request", "tool_choice: there are no tools to choose from")
-    if "tools" in fields and choice != "none" and not config.tool_parser:
+    if choice != "none" and not config.tool_parser:
         return RowProblem("unsupported", "tools: this tier has no tool_parser to read the calls")
     return _unknown_adapter(config, fields)
 
@@ -133,12 +135,14 @@ def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowP
 def _pooling_refusal(config: VLLM, request: Request) -> RowProblem | None:
     task = config.task
     if meaningless := sorted(request.sampling.keys() - _POOLING_FIELDS[task]):
-        return RowProblem("unsupported", f"{meaningless[0]}: means nothing to a tier that {task}s")
+        return RowProblem(
+            "unsupported", f"{meaningless[0]}: means nothing to a tier of task {task}"
+        )
     wanted = 2 if task == "score" else 1
     if [message["role"] for message in request.messages] != ["user"] * wanted:
         texts = "two user messages, query and document" if wanted == 2 else "one user message"
-        return RowProblem("unsupported", f"a tier that {task}s takes {texts}")
-    return _unknown_adapter(config, request.sampling)
+        return RowProblem("unsupported", f"messages: a tier of task {task} takes {texts}")
+    return None
 
 
 def _unknown_adapter(config: VLLM, fields: Mapping[str, Any]) -> RowProblem | None:
@@ -182,8 +186,11 @@ class Translator:
     """Turns requests into what a started engine takes."""
 
     def __init__(self, config: VLLM, llm: "AsyncLLM") -> None:
+        from transformers import PreTrainedTokenizerBase
         from vllm.lora.request import LoRARequest
 
+        rendering = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
+        self._reserved = set(rendering.parameters)
         self._config = config
         self._model = llm.model_config
         self.least_room = 1 if config.task == "generate" else 0
@@ -197,7 +204,7 @@ class Translator:
 
     def refuse(self, fields: Mapping[str, Any]) -> RowProblem | None:
         """What the model's chat template cannot do for a row."""
-        if clash := sorted(fields.get("chat_template_kwargs", {}).keys() & _reserved()):
+        if clash := sorted(fields.get("chat_template_kwargs", {}).keys() & self._reserved):
             message = f"chat_template_kwargs.{clash[0]}: is not for the template to know"
             return RowProblem("invalid_request", message)
         if "tools" in fields and "tools" not in self._tokenizer.get_chat_template(tools=[]):
@@ -242,8 +249,7 @@ class Translator:
             return Ask(prompt.tokens, _sampling_params(fields, room, chat), options, chat)
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            return RowProblem("invalid_request", f"{where}: {first['msg']}")
+            return RowProblem("invalid_request", f"{first['loc'][0]}: {first['msg']}")
         # A tool's or a schema's place in the request may hold anything.
         except (ValueError, TypeError, KeyError, VLLMClientError) as error:
             return RowProblem("invalid_request", str(error))
@@ -280,15 +286,6 @@ class Translator:
             "reasoning_ended": chat.resolve_reasoning_ended(instance, tokens),
             "reasoning_parser_kwargs": variables,
         }
-
-
-@cache
-def _reserved() -> frozenset[str]:
-    """Arguments of `transformers`' own that a row must not give."""
-    from transformers import PreTrainedTokenizerBase
-
-    signature = inspect.signature(PreTrainedTokenizerBase.apply_chat_template)
-    return frozenset(signature.parameters)
 
 
 def build_parser(

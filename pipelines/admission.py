@@ -27,7 +27,7 @@ class Ticket:
     """One waiting request. Of two the smaller goes first.
 
     Attributes:
-        expected_tokens: negative, because Python's heaps give the smallest.
+        rank: the expected tokens negated, because Python's heaps give the smallest.
         number: in the order of arrival.
         admitted: what the host needs to let it in.
     """

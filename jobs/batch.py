@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,12 @@ def run(
 def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
     """The blocks without a committed part, and those a budget left over."""
     done = committed_blocks(directory)
-    planned = ordered_blocks(directory) or plan.blocks
+    planned = ordered_blocks(directory, _hands(plan)) or plan.blocks
     return [b for b in planned if b.name not in done] + pending_blocks(directory)
+
+
+def _hands(plan: Plan) -> int:
+    return max(tier.replica_range.max for tier in plan.config.tiers)
 
 
 def _sort(plan: Plan) -> None:
@@ -110,7 +115,8 @@ def _sort(plan: Plan) -> None:
     source = (config.input.path, config.storage)
     intake = hosts.Intake(plan.dialect, plan.schema, plan.policy, source, output, [])
     writer = hosts.OrderedWriter(output)
-    run_sort(plan.blocks, intake.read_for_sorting, SORT_KEYS, writer)
+    read = partial(intake.read_for_sorting, hands=_hands(plan))
+    run_sort(plan.blocks, read, SORT_KEYS, writer)
 
 
 class _Run:

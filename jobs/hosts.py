@@ -116,8 +116,8 @@ class Intake:
         fs = _filesystem(*self._source)
         return read_block(block, self._dialect, self._schema, self._policy, fs)
 
-    def read_for_sorting(self, block: Block) -> pa.Table:
-        return with_sort_keys(self.read(block), self._dialect.defaults)
+    def read_for_sorting(self, block: Block, hands: int) -> pa.Table:
+        return with_sort_keys(self.read(block), self._dialect.defaults, hands)
 
 
 class OrderedWriter:

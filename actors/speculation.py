@@ -50,12 +50,6 @@ class SpeculationLimit:
 
 def limited(arguments: dict[str, Any], limit: SpeculationLimit) -> dict[str, Any]:
     """Engine arguments whose speculation table stands under the limit."""
-    from vllm.platforms import current_platform
-
-    if current_platform.is_cpu():
-        # Only here are drafts fetched from the workers by a message of their own each step.
-        executor = "actors.vllm_speculation.LimitedExecutor"
-        arguments = {"distributed_executor_backend": executor, **arguments}
     return {
         **arguments,
         "scheduler_cls": "actors.vllm_speculation.limited_scheduler",

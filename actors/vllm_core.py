@@ -1,15 +1,61 @@
-"""What outlives a vLLM engine core: the tokens that it had sent, its last words in the log."""
+"""What outlives a vLLM engine core: its unfinished requests with their tokens, its last words."""
 
 import os
 import stat
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actors.vllm_requests import Ask
+
 if TYPE_CHECKING:
-    from vllm import SamplingParams
+    from vllm import PoolingParams, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 _LOG_BYTES = 16_384
 _LOG_LINES = 12
+
+
+@dataclass
+class Generation:
+    """One request on its way through the engine, over the deaths that it lives to see.
+
+    Attributes:
+        generated: tokens that dead engines left; the next goes on after them.
+        engine_ns: what they cost.
+    """
+
+    ask: Ask
+    generated: list[int] = field(default_factory=list)
+    engine_ns: int = 0
+
+    @property
+    def resumable(self) -> bool:
+        """Whether what comes after some tokens does not depend on who generated them."""
+        p = self.ask.params
+        return self.ask.generates and not (
+            p.stop or p.bad_words or p.seed is not None or p.n > 1 or p.logprobs is not None
+            or p.structured_outputs or p.presence_penalty or p.frequency_penalty
+            or p.repetition_penalty != 1.0
+        )  # fmt: skip
+
+    def rest(self) -> "SamplingParams | PoolingParams":
+        """The parameters for what is still to be generated."""
+        params = self.ask.params
+        if not self.generated:
+            return params
+        rest = params.clone()
+        rest.max_tokens = params.max_tokens - len(self.generated)
+        rest.min_tokens = max(params.min_tokens - len(self.generated), 0)
+        return rest
+
+    def keep(self, generated: list[int], engine_ns: int) -> None:
+        """Take over what a dead engine left, but for one token, so that there is a rest."""
+        if not self.resumable:
+            return
+        room = self.ask.params.max_tokens - 1 - len(self.generated)
+        if generated[:room]:
+            self.generated += generated[:room]
+            self.engine_ns += engine_ns
 
 
 def tokens_left(llm: "AsyncLLM", name: str) -> list[int]:

@@ -1,15 +1,12 @@
 """vLLM as an engine: continuous batching over `AsyncLLM`, one final output a request."""
 
 import asyncio
-import json
 import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from actors.admission import Admission, Admitted
@@ -17,75 +14,25 @@ from actors.engine import Answer
 from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
-from actors.vllm_core import decode, kill_core, last_words, tokens_left
-from actors.vllm_requests import (
-    Ask,
-    Translator,
-    check_parsers,
-    check_task,
-    engine_arguments,
-    refusal,
-)
+from actors.vllm_arguments import check_parsers, check_task, engine_arguments
+from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_left
+from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
+from actors.vllm_requests import Ask, Translator
 from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
-from pipelines.requests import Request, text_of
+from pipelines.requests import Request
 
 if TYPE_CHECKING:
-    from vllm import PoolingParams, SamplingParams
     from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 5
-_SUSPICIOUS_BYTES_PER_TOKEN = 8
-"""Text this long for its context is worth tokenizing before a model is loaded for it."""
+_RESTART_WAIT_S = 2.0
 _DEATHS_BEFORE_ALONE = 2
 _LONG_TEXT_BYTES = 8192
-
-
-@dataclass
-class Generation:
-    """One request on its way through the engine, over the deaths that it lives to see.
-
-    Attributes:
-        generated: tokens that dead engines left; the next goes on after them.
-        engine_ns: what they cost.
-    """
-
-    ask: Ask
-    generated: list[int] = field(default_factory=list)
-    engine_ns: int = 0
-
-    @property
-    def resumable(self) -> bool:
-        """Whether what comes after some tokens does not depend on who generated them."""
-        p = self.ask.params
-        return self.ask.generates and not (
-            p.stop or p.bad_words or p.seed is not None or p.n > 1 or p.logprobs is not None
-            or p.structured_outputs or p.presence_penalty or p.frequency_penalty
-            or p.repetition_penalty != 1.0
-        )  # fmt: skip
-
-    def rest(self) -> "SamplingParams | PoolingParams":
-        """The parameters for what is still to be generated."""
-        params = self.ask.params
-        if not self.generated:
-            return params
-        rest = params.clone()
-        rest.max_tokens = params.max_tokens - len(self.generated)
-        rest.min_tokens = max(params.min_tokens - len(self.generated), 0)
-        return rest
-
-    def keep(self, generated: list[int], engine_ns: int) -> None:
-        """Take over what a dead engine left, but for one token, so that there is a rest."""
-        if not self.resumable:
-            return
-        room = self.ask.params.max_tokens - 1 - len(self.generated)
-        if generated[:room]:
-            self.generated += generated[:room]
-            self.engine_ns += engine_ns
 
 
 class VLLMEngine:
@@ -116,6 +63,7 @@ class VLLMEngine:
         self._config = config
         self._planned = planned or {}
         self.speculation = Speculation({**self._planned, **config.engine_args})
+        self._context = StatedContext(config)
         self._defaults = defaults
         self._max_attempts = max_attempts
         self._stall_s = stall_s
@@ -178,43 +126,25 @@ class VLLMEngine:
     def _arguments(self) -> dict[str, Any]:
         from vllm.platforms import current_platform
 
+        given = {**self._planned, **engine_arguments(self._config)}
+        own: dict[str, Any] = {}
+        if current_platform.is_cpu():
+            # Compiling pays on a GPU. Here it took 35 s to gain an eighth of a small model's
+            # rate: who runs for hours may ask for it.
+            own["enforce_eager"] = True
+            if given.get("pipeline_parallel_size", 1) == 1:
+                own["distributed_executor_backend"] = "actors.vllm_executor.OneCallExecutor"
         return {
             "model": self._config.model,
             "revision": self._config.revision,
-            # Compiling pays on a GPU. On a CPU it took 35 s to gain an eighth of a small model's
-            # rate: who runs for hours may ask for it.
-            "enforce_eager": current_platform.is_cpu(),
+            **own,
             # Each step's statistics come through our own logger; the default ones would print.
             "disable_log_stats": True,
-            **self.speculation.arguments({**self._planned, **engine_arguments(self._config)}),
+            **self.speculation.arguments(given),
         }
 
     def refuse(self, request: Request) -> RowProblem | None:
-        if problem := refusal(self._config, request, self._defaults):
-            return problem
-        limit = self._stated_context
-        if limit is None or _text_bytes(request) < _SUSPICIOUS_BYTES_PER_TOKEN * limit:
-            return None
-        text = "".join(text_of(m.get("content")) for m in request.messages)
-        tokens = len(self._light_tokenizer(text, add_special_tokens=False)["input_ids"])
-        return _too_long(tokens, limit) if tokens > limit else None
-
-    @cached_property
-    def _stated_context(self) -> int | None:
-        """The context length that a local model's files or the configuration state."""
-        stated = self._config.engine_args.get("max_model_len")
-        file = Path(self.model, "config.json")
-        if stated is None and file.is_file():
-            stated = json.loads(file.read_text()).get("max_position_embeddings")
-        has_tokenizer = Path(self.model, "tokenizer.json").is_file()
-        return stated if isinstance(stated, int) and has_tokenizer else None
-
-    @cached_property
-    def _light_tokenizer(self) -> Any:
-        """Without torch, so in a fraction of the time; the exact check comes with the engine."""
-        from transformers import PreTrainedTokenizerFast
-
-        return PreTrainedTokenizerFast.from_pretrained(self.model)
+        return refusal(self._config, request, self._defaults) or self._context.refuse(request)
 
     async def answer(self, request: Request) -> Answer:
         admitted = await self.admission.enter(request)
@@ -263,7 +193,7 @@ class VLLMEngine:
             return problem
         tokenize = self._translator.tokenize
         try:
-            if _text_bytes(request) < _LONG_TEXT_BYTES:
+            if text_bytes(request) < _LONG_TEXT_BYTES:
                 prompt = tokenize(request, fields)
             else:
                 loop = asyncio.get_running_loop()
@@ -273,7 +203,7 @@ class VLLMEngine:
             return RowProblem("template", f"the chat template refused the messages ({error})")
         room = self._max_model_len - len(prompt.tokens)
         if room < self._translator.least_room:
-            return _too_long(len(prompt.tokens), self._max_model_len)
+            return too_long(len(prompt.tokens), self._max_model_len)
         return self._translator.ask(request, fields, prompt, room)
 
     async def _generate(self, generation: Generation) -> Answer:
@@ -365,17 +295,28 @@ class VLLMEngine:
         async with self._lock:
             if self._llm is not dead:
                 return
-            self._restarts += 1
             self.occupancy.deaths += 1
-            self._last_words = last_words()
             self.admission.limit.died()
-            if self._restarts > _MAX_RESTARTS:
-                raise RunFailure(
-                    f"the engine of {self.model} died {self._restarts} times without an answer "
-                    f"between; its last words: {self._last_words}"
-                )
+            self._last_words = last_words()
             await asyncio.to_thread(dead.shutdown)
-            await self.start()
+            await self._start_again()
+
+    async def _start_again(self) -> None:
+        """Until it starts: what the dead one held of the device may take a while to come free."""
+        while self._restarts < _MAX_RESTARTS:
+            self._restarts += 1
+            try:
+                await self.start()
+                return
+            # vLLM says no more than that its core did not come up.
+            except Exception as error:
+                self._last_words = last_words()
+                logger.warning("%s did not start again: %s", self.model, error)
+                await asyncio.sleep(_RESTART_WAIT_S * self._restarts)
+        raise RunFailure(
+            f"the engine of {self.model} died or did not start {self._restarts} times without an "
+            f"answer between; its last words: {self._last_words}"
+        )
 
     async def _watch(self) -> None:
         """Kill an engine that makes no step though it has work; its rows then run again."""
@@ -390,15 +331,3 @@ def _reason(error: Exception) -> str:
     """What vLLM says, and what it had been told where it does not repeat that."""
     said, cause = str(error), str(error.__cause__ or "")
     return said if cause in said else f"{said} ({cause})"
-
-
-def _text_bytes(request: Request) -> int:
-    return sum(len(text_of(m.get("content")).encode()) for m in request.messages)
-
-
-def _too_long(tokens: int, limit: int) -> RowProblem:
-    return RowProblem(
-        "context_length",
-        f"the prompt has {tokens} tokens; the model holds {limit} with the answer. "
-        "Shorten it or route it to a tier with a longer context",
-    )

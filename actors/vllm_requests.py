@@ -7,17 +7,16 @@ on vLLM's server.
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from actors.prompt_tokens import PromptTokens
 from pipelines.config import VLLM
-from pipelines.errors import RowProblem, RunFailure
-from pipelines.requests import EMBEDDING_FIELDS, Request
+from pipelines.errors import RowProblem
+from pipelines.requests import Request
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams
@@ -36,12 +35,6 @@ _CHAT_FIELDS = (
     "chat_template_kwargs", "skip_special_tokens",
 )  # fmt: skip
 _NEED_CHAT = ("response_format", "structured_outputs", "tools")
-_POOLING_FIELDS = {
-    "embed": {"lora", *EMBEDDING_FIELDS},
-    "classify": {"lora"},
-    "score": {"lora"},
-}
-_LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
 @dataclass(frozen=True)
@@ -75,111 +68,6 @@ class Ask:
     @property
     def choices(self) -> int:
         return self.params.n if self.generates else 1
-
-
-def engine_arguments(config: VLLM) -> dict[str, Any]:
-    """The arguments of the configuration, with what follows from task, parsers and adapters."""
-    given = config.engine_args
-    arguments: dict[str, Any] = {"runner": "pooling"} if config.task != "generate" else {}
-    if config.lora_adapters:
-        arguments |= _lora_arguments(config)
-    # vLLM's "auto" takes the one backend that the first such row happens to need, and gives it
-    # the later rows unchecked; a fixed one refuses what it cannot do, whoever comes first. Free
-    # whitespace is paid for by the token, and small models never come out of it.
-    structured = {"backend": "xgrammar", "disable_any_whitespace": True}
-    if config.reasoning_parser:
-        structured["reasoning_parser"] = config.reasoning_parser
-    structured |= given.get("structured_outputs_config", {})
-    return {**arguments, **given, "structured_outputs_config": structured}
-
-
-def _lora_arguments(config: VLLM) -> dict[str, Any]:
-    from vllm.platforms import current_platform
-
-    rank = max(_lora_rank(Path(folder)) for folder in config.lora_adapters.values())
-    # vLLM's CPU kernels add to a row without an adapter what the last slot holds: one more slot
-    # than adapters stays empty.
-    slots = len(config.lora_adapters) + current_platform.is_cpu()
-    if current_platform.is_cpu() and config.engine_args.get("max_loras", slots) < slots:
-        raise RunFailure(f"engine_args.max_loras: a CPU engine needs {slots}; leave it out")
-    return {
-        "enable_lora": True,
-        "max_loras": slots,
-        "max_lora_rank": next((r for r in _LORA_RANKS if r >= rank), rank),
-    }
-
-
-def _lora_rank(folder: Path) -> int:
-    adapter = json.loads(Path(folder, "adapter_config.json").read_text())
-    return max([adapter["r"], *(adapter.get("rank_pattern") or {}).values()])
-
-
-def refusal(config: VLLM, request: Request, defaults: Mapping[str, Any]) -> RowProblem | None:
-    """What the tier cannot do for a row, as far as it can be told without the model."""
-    fields = {**defaults, **request.sampling}
-    if config.task != "generate":
-        return _pooling_refusal(config, request) or _unknown_adapter(config, fields)
-    for name in EMBEDDING_FIELDS:
-        if name in fields:
-            return RowProblem("unsupported", f"{name}: this tier generates text; use an embed tier")
-    if "top_logprobs" in fields and not fields.get("logprobs"):
-        return RowProblem("invalid_request", "top_logprobs: needs logprobs: true")
-    choice = fields.get("tool_choice", "auto" if "tools" in fields else "none")
-    if choice != "none" and "tools" not in fields:
-        return RowProblem("invalid_request", "tool_choice: there are no tools to choose from")
-    if choice != "none" and not config.tool_parser:
-        return RowProblem("unsupported", "tools: this tier has no tool_parser to read the calls")
-    return _unknown_adapter(config, fields)
-
-
-def _pooling_refusal(config: VLLM, request: Request) -> RowProblem | None:
-    task = config.task
-    if meaningless := sorted(request.sampling.keys() - _POOLING_FIELDS[task]):
-        return RowProblem(
-            "unsupported", f"{meaningless[0]}: means nothing to a tier of task {task}"
-        )
-    wanted = 2 if task == "score" else 1
-    if [message["role"] for message in request.messages] != ["user"] * wanted:
-        texts = "two user messages, query and document" if wanted == 2 else "one user message"
-        return RowProblem("unsupported", f"messages: a tier of task {task} takes {texts}")
-    return None
-
-
-def _unknown_adapter(config: VLLM, fields: Mapping[str, Any]) -> RowProblem | None:
-    name = fields.get("lora")
-    if name is None or name in config.lora_adapters:
-        return None
-    known = ", ".join(config.lora_adapters) or "none"
-    return RowProblem("unsupported", f"lora: this tier has no adapter {name!r}; it has {known}")
-
-
-def check_parsers(config: VLLM) -> None:
-    """Raises: RunFailure if vLLM knows no such parser.
-
-    Done where the engine starts: the driver of a run need not have vLLM, and would take ten
-    seconds to import it.
-    """
-    from vllm.reasoning import ReasoningParserManager
-    from vllm.tool_parsers import ToolParserManager
-
-    for key, name, manager in (
-        ("tool_parser", config.tool_parser, ToolParserManager),
-        ("reasoning_parser", config.reasoning_parser, ReasoningParserManager),
-    ):
-        if name and name not in (known := manager.list_registered()):
-            raise RunFailure(f"{key}: vLLM has no {name!r}; it has {', '.join(known)}")
-
-
-def check_task(config: VLLM, supported: Sequence[str], model: Any) -> None:
-    """Raises: RunFailure if the model is not made for the tier's task."""
-    needed = "classify" if config.task == "score" else config.task
-    if needed not in supported:
-        raise RunFailure(f"task: {config.task}: {config.model} can only {', '.join(supported)}")
-    if config.task == "score" and model.hf_config.num_labels != 1:
-        raise RunFailure(
-            f"task: score: {config.model} has {model.hf_config.num_labels} labels; a model that "
-            "scores pairs has one. Use classify"
-        )
 
 
 class Translator:

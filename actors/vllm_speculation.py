@@ -1,7 +1,7 @@
 """The parts of speculation under a limit that live inside vLLM's own processes.
 
-They hang on vLLM's official hooks: `scheduler_cls`, `worker_extension_cls`,
-`distributed_executor_backend` and `additional_config`.
+They hang on vLLM's official hooks: `scheduler_cls`, `worker_extension_cls` and
+`additional_config`.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.executor.multiproc_executor import MultiprocExecutor
 
 from actors.speculation import LIMIT_FILE, SpeculationLimit
 
@@ -67,17 +66,6 @@ def limited_scheduler(vllm_config: Any, **arguments: Any) -> Scheduler:
     asynchronous = vllm_config.scheduler_config.async_scheduling
     kind = LimitedAsyncScheduler if asynchronous else LimitedScheduler
     return kind(vllm_config=vllm_config, **arguments)
-
-
-class LimitedExecutor(MultiprocExecutor):
-    """vLLM's executor, which asks its workers for drafts only after a step that wanted some."""
-
-    def execute_model(self, scheduler_output: Any, non_block: bool = False) -> Any:
-        self._drafted = scheduler_output.num_spec_tokens_to_schedule > 0
-        return super().execute_model(scheduler_output, non_block)
-
-    def take_draft_token_ids(self) -> Any:
-        return super().take_draft_token_ids() if self._drafted else None
 
 
 class IdleDrafter:

@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -41,12 +42,19 @@ ENGINE_ARGS = {
 }
 
 
-def requests_of(path: str) -> list[str]:
-    """The prompts with the longest labels, as requests in JSON."""
+def requests_of(path: str, model: str) -> list[str]:
+    """The prompts whose labels have the most tokens, as requests in JSON."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+
+    def tokens_of(row: dict[str, Any]) -> int:
+        return len(tokenizer(row["label"])["input_ids"])
+
     with open(path) as file:
         rows = [json.loads(line) for line in file]
     labelled = [row for row in rows if row.get("messages") and row.get("label")]
-    longest = sorted(labelled, key=lambda row: len(row["label"]), reverse=True)[:ROWS]
+    longest = sorted(labelled, key=tokens_of, reverse=True)[:ROWS]
     return [Request(row["messages"], {"max_tokens": 64}).to_json() for row in longest]
 
 
@@ -100,7 +108,7 @@ def ratio(turns: list[dict[str, float]], a: str, b: str) -> float:
 def main(model: str, draft: str, prompts: str, repeats: int, as_json: bool) -> None:
     """Tune, then measure the plan beside every fixed choice."""
     engine = VLLM(kind="vllm", model=model, draft_model=draft, engine_args=ENGINE_ARGS)
-    requests = requests_of(prompts)
+    requests = requests_of(prompts, model)
     with tempfile.TemporaryDirectory() as folder:
         logs = (Path(folder, f"{number}.log") for number in count())
 

@@ -24,6 +24,7 @@ from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_repl
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.tuning_plans import plans_for
+from pipelines.blocks import Block
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import VLLM, RunConfig, Tier
@@ -40,7 +41,6 @@ from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
 from pipelines.replicas import actor_options, cpu_engines
 from pipelines.settle import committed_time, drop_settled, write_bill
-from pipelines.sources import Block
 from pipelines.storage import Directory
 from pipelines.tuning import TuningPlan
 

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from pipelines.config import RunConfig, dump_config, load_config, parse_override
+from pipelines.config import RunConfig
+from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
 
 out, err = Console(), Console(stderr=True)

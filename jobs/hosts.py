@@ -22,6 +22,7 @@ from actors.meter import Grant
 from actors.recall import admissible, recall_rows
 from actors.response_cache import ResponseCache
 from actors.router import Router
+from pipelines.blocks import Block
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Route, Storage, Tier
 from pipelines.intake import Dialect, read_block
@@ -31,7 +32,6 @@ from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_o
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
-from pipelines.sources import Block
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tuning import TuningPlan
 

@@ -14,12 +14,14 @@ import ray
 
 from jobs.cluster import connect
 from jobs.tiers import check_tier
+from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
 from pipelines.config import VLLM, Input, Rules, RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList, price_list
+from pipelines.reading import parquet_schema, read_rows
 from pipelines.routing import build_policy
 from pipelines.scan import (
     Scan,
@@ -30,15 +32,7 @@ from pipelines.scan import (
     scan_parquet_ids,
 )
 from pipelines.schema import without_views
-from pipelines.sources import (
-    Block,
-    InputFile,
-    file_version,
-    find_files,
-    parquet_schema,
-    plan_blocks,
-    read_rows,
-)
+from pipelines.sources import file_version, find_files, plan_blocks
 from pipelines.storage import Directory, open_filesystem
 
 _INLINE_ROWS = 20_000

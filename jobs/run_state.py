@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.preflight import Plan
 from pipelines.commit import STATE
-from pipelines.config import dump_config
+from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
 from pipelines.keys import canonical_json, digest
 from pipelines.ledger import Replica

@@ -104,10 +104,15 @@ class EngineTrial:
             raise
 
     def measure(self, sample: Sample) -> Measured:
-        return Measured(**self._ask(asdict(sample)))
+        os.killpg(self._process.pid, signal.SIGCONT)
+        measured = Measured(**self._ask(asdict(sample)))
+        # Its processes look for work in a loop for a while, at the cost of whoever is next.
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        return measured
 
     def close(self) -> None:
         """End the engine and everything that it started."""
+        os.killpg(self._process.pid, signal.SIGCONT)
         assert self._process.stdin
         self._process.stdin.close()
         try:

@@ -20,7 +20,7 @@ from ray.data.block import Block as RayBlock
 from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
-from pipelines.sources import Block
+from pipelines.blocks import Block
 
 _MAX_RESTARTS = 3
 _ROW_BYTES = 1024

@@ -10,12 +10,13 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from pipelines import columns as user_columns
+from pipelines.blocks import Block
 from pipelines.config import Columns
 from pipelines.errors import RowProblem
 from pipelines.keys import request_key, row_id
+from pipelines.reading import BadLine, Row, read_parquet, read_rows
 from pipelines.requests import NESTED_FIELDS, REQUEST_FIELDS, TEXT_FIELDS, Request, check
 from pipelines.schema import TRAVELLING, empty_columns, patch
-from pipelines.sources import BadLine, Block, Row, read_parquet, read_rows
 
 # Fields of an OpenAI-batch body that cannot change an answer, and model, which is the tier.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}

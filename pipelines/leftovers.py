@@ -7,10 +7,10 @@ like committing any other.
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipelines.blocks import Block, InputFile
 from pipelines.commit import BILL_PARTS, PENDING, block_of, committed_blocks, part
 from pipelines.intake import Dialect, read_again
 from pipelines.schema import INTERNAL, RESULT
-from pipelines.sources import Block, InputFile
 from pipelines.storage import Directory
 
 _PENDING, _FAILED = "pending", "failed"

@@ -15,11 +15,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.admission import LengthEstimates, prefix_of
+from pipelines.blocks import Block, InputFile
 from pipelines.commit import STATE, block_of, part
 from pipelines.keys import digest
 from pipelines.requests import Request
 from pipelines.schema import INTERNAL
-from pipelines.sources import Block, InputFile
 from pipelines.storage import Directory
 
 ORDERED = "ordered"

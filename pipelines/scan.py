@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
 from pipelines import columns as user_columns
+from pipelines.blocks import Block, InputFile
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect, id_text
 from pipelines.keys import SORTABLE, digest, sortable
+from pipelines.reading import Row, read_parquet, read_rows
 from pipelines.schema import TRAVELLING
-from pipelines.sources import Block, InputFile, Row, read_parquet, read_rows
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from conftest import ROOT, tier
 
-from pipelines.config import RunConfig, dump_config, load_config, parse_override
+from pipelines.config import RunConfig
+from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import UsageProblem
 
 MINIMAL = {

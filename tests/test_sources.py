@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from pipelines.config import Input, Storage
 from pipelines.errors import UsageProblem
-from pipelines.sources import BadLine, find_files, plan_blocks, read_parquet, read_rows
+from pipelines.reading import BadLine, read_parquet, read_rows
+from pipelines.sources import find_files, plan_blocks
 
 FS = fsspec.filesystem("file")
 

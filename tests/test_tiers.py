@@ -9,7 +9,8 @@ from conftest import ROOT, vllm_tier
 
 from jobs.engine_args import engine_arg_names
 from jobs.tiers import check_tier
-from pipelines.config import RunConfig, load_config
+from pipelines.config import RunConfig
+from pipelines.config_file import load_config
 from pipelines.errors import UsageProblem
 
 NVFP4 = {

@@ -109,7 +109,7 @@ def test_what_a_vector_means_depends_on_the_task() -> None:
 
 @pytest.mark.parametrize("key", ["tool_parser", "reasoning_parser"])
 def test_an_unknown_parser_is_named_with_the_known_ones(key: str) -> None:
-    from actors.vllm_requests import check_parsers
+    from actors.vllm_arguments import check_parsers
 
     with pytest.raises(RunFailure, match=f"{key}: vLLM has no 'gpt-12'; it has .*deepseek_v3"):
         check_parsers(VLLM(kind="vllm", model=str(MODEL), **{key: "gpt-12"}))

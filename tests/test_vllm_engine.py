@@ -8,7 +8,8 @@ import pytest
 from conftest import ROOT
 
 from actors.engine import Answer
-from actors.vllm_engine import Generation, VLLMEngine
+from actors.vllm_core import Generation
+from actors.vllm_engine import VLLMEngine
 from actors.vllm_requests import Ask
 from pipelines.config import VLLM
 from pipelines.requests import Request

@@ -10,15 +10,19 @@ from pathlib import Path
 _QUERY = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
 
 
-@lru_cache(maxsize=1)
 def hardware() -> str:
-    """The GPUs with memory and driver; without any the processor and its cores."""
+    """The GPUs; without any the processor and its cores."""
+    return "; ".join(gpus()) or f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
+
+
+@lru_cache(maxsize=1)
+def gpus() -> list[str]:
+    """Each GPU's name, memory and driver."""
     try:
         listed = subprocess.run(_QUERY, capture_output=True, text=True, timeout=30)
     except FileNotFoundError:
-        return f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
-    gpus = sorted(line.strip() for line in listed.stdout.splitlines() if line.strip())
-    return "; ".join(gpus) or f"{_processor()}, {len(os.sched_getaffinity(0))} cores"
+        return []
+    return sorted(line.strip() for line in listed.stdout.splitlines() if line.strip())
 
 
 def engine_version() -> str:

@@ -18,6 +18,7 @@ class OneCallExecutor(MultiprocExecutor):
     _drafts: Any = None
 
     def execute_model(self, scheduler_output: Any, non_block: bool = False) -> Any:
+        self._drafts = None
         self._wants_drafts = scheduler_output.num_spec_tokens_to_schedule > 0
         if scheduler_output.has_structured_output_requests or self.kv_output_aggregator:
             self._called_once = False

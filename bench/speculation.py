@@ -3,10 +3,11 @@
     python -m bench.speculation --json
 
 Fixed choices are no speculation at all, and 1 to 6 tokens from the draft model or from n-grams.
-The plan is one that `tune` makes for a run of 64 rows, which is mostly tail. The rows are those
+The plan is one that `tune` makes for a run of 24 rows, which is mostly tail. The rows are those
 of the demo with the longest answers: speculation has nothing to speed up in an answer of one
-token. All engines live at the same time, each in a process tree of its own, and take turns on
-the same rows; what is compared is the median of the ratios within a turn. Regret is how far the
+token. All engines live at the same time, each in a process tree of its own that is stopped when
+it is not its turn, and answer the same rows; what is compared is the median of the ratios within
+a turn. Regret is how far the
 plan is behind the best fixed choice at a batch.
 """
 
@@ -29,6 +30,8 @@ from pipelines.requests import Request
 
 ROWS = 512
 BATCHES = (1, 4, 16, 64)
+PLANNED_ROWS = 24
+"""So few that every batch size weighs something; in a long run the full batch is all."""
 OFF, TUNED = "no speculation", "tuned"
 # All that `tune` would try beside speculation is given, and so not tried.
 ENGINE_ARGS = {
@@ -83,16 +86,10 @@ def choices(trials: dict[str, Trial]) -> Iterator[tuple[str, Trial, int | None]]
 def turn(trials: dict[str, Trial], batch: int, number: int) -> dict[str, float]:
     """Tokens a second of every choice on the same rows."""
     rows = max(8 * batch, 32)
-    rates: dict[str, float] = {}
-    before: Trial | None = None
-    for name, trial, tokens in choices(trials):
-        sample = Sample(batch, number * rows, rows, tokens)
-        if trial is not before:
-            # The first sample of an engine after another's turn was half as fast as the next.
-            trial.measure(sample)
-        rates[name] = trial.measure(sample).tokens_per_s
-        before = trial
-    return rates
+    return {
+        name: trial.measure(Sample(batch, number * rows, rows, tokens)).tokens_per_s
+        for name, trial, tokens in choices(trials)
+    }
 
 
 def ratio(turns: list[dict[str, float]], a: str, b: str) -> float:
@@ -115,7 +112,7 @@ def main(model: str, draft: str, prompts: str, repeats: int, as_json: bool) -> N
         def open_trial(planned: Arguments) -> Trial:
             return EngineTrial(engine, {"temperature": 0.0}, planned, requests, next(logs))
 
-        search = Search(engine, open_trial, ROWS, max(BATCHES), partial(click.echo, err=True))
+        search = Search(engine, open_trial, ROWS, PLANNED_ROWS, partial(click.echo, err=True))
         search.run()
         arguments = {
             OFF: {},

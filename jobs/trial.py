@@ -16,16 +16,23 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import psutil
+
+from actors.engine import Answer
+from actors.hardware import gpus
 from pipelines.config import VLLM
 from pipelines.errors import RunFailure
 from pipelines.requests import Request
 
 _STOP_S = 20.0
 _STALL_S = 120.0
+_ROOM = 1.5
+_WARM_UP = 16
+"""Requests before each measurement: the first after a pause find cold caches."""
 LONGEST_ANSWER = 128
 """Rates settle long before an answer of thousands of tokens ends."""
 
@@ -57,9 +64,14 @@ class Measured:
 
 
 class Trial(Protocol):
-    """A started engine that can be measured."""
+    """A started engine that can be measured.
+
+    Attributes:
+        leaves_room: another such engine can live beside it.
+    """
 
     sizes: dict[str, int]
+    leaves_room: bool
 
     def measure(self, sample: Sample) -> Measured: ...
 
@@ -102,6 +114,7 @@ class EngineTrial:
         except RunFailure:
             self.close()
             raise
+        self.leaves_room = self._leaves_room()
 
     def measure(self, sample: Sample) -> Measured:
         os.killpg(self._process.pid, signal.SIGCONT)
@@ -120,6 +133,12 @@ class EngineTrial:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _leaves_room(self) -> bool:
+        """On a GPU an engine takes all the memory; here it takes what it says."""
+        own = psutil.Process(self._process.pid)
+        taken = sum(p.memory_info().rss for p in (own, *own.children(recursive=True)))
+        return not gpus() and psutil.virtual_memory().available > _ROOM * taken
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin
@@ -149,10 +168,21 @@ class _Served:
         self._requests = [_shortened(Request.from_json(t), limit) for t in setup["requests"]]
 
     async def measure(self, sample: Sample) -> Measured:
-        # Rows that come again must cost what they cost the first time.
-        await self.engine.forget_prefixes()
         if sample.tokens is not None:
             self.engine.speculation.hold(sample.tokens)
+        await self._answers(replace(sample, rows=min(_WARM_UP, sample.rows)))
+        # Rows that come again must cost what they cost the first time.
+        await self.engine.forget_prefixes()
+        began = time.perf_counter()
+        answers = await self._answers(sample)
+        return Measured(
+            seconds=time.perf_counter() - began,
+            completion_tokens=sum(a.usage.completion_tokens for a in answers),
+            draft_tokens=sum(a.draft_tokens or 0 for a in answers),
+            accepted_tokens=sum(a.accepted_tokens or 0 for a in answers),
+        )
+
+    async def _answers(self, sample: Sample) -> list[Answer]:
         rows = iter(range(sample.first, sample.first + sample.rows))
         answers = []
 
@@ -161,14 +191,8 @@ class _Served:
                 request = self._requests[row % len(self._requests)]
                 answers.append(await self.engine.answer(request))
 
-        began = time.perf_counter()
         await asyncio.gather(*(lane() for _ in range(min(sample.batch_size, sample.rows))))
-        return Measured(
-            seconds=time.perf_counter() - began,
-            completion_tokens=sum(a.usage.completion_tokens for a in answers),
-            draft_tokens=sum(a.draft_tokens or 0 for a in answers),
-            accepted_tokens=sum(a.accepted_tokens or 0 for a in answers),
-        )
+        return answers
 
 
 def _shortened(request: Request, default: int) -> Request:

@@ -25,8 +25,8 @@ MOST_TOKENS = 6
 NGRAM = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 """vLLM's own default asks for five tokens in a row, which short answers rarely repeat."""
 _BATCHES = (1, 4, 16, 64)
-_ROWS_PER_LANE = 8
-_ROUNDS = 3
+_ROWS_PER_LANE, _FEWEST_ROWS = 8, 32
+_ROUNDS = 5
 _ANY_BATCH = 1 << 16
 _CHANGES_ANSWERS = "changes answers: put it in engine_args yourself if you want it"
 
@@ -38,6 +38,9 @@ Rates = dict[int, list[float]]
 
 class Search:
     """Coordinate descent from the settings as they are: what beats them by more than noise stays.
+
+    Where the best so far can live beside the next to try, both are measured in turns: what a
+    machine does faster or slower for minutes on end is then no gain of either.
 
     Args:
         engine: what the user configured.
@@ -60,6 +63,7 @@ class Search:
         self.args: Arguments = {}
         self._gain = 1.0
         self._rates: Rates = {}
+        self._best: Trial | None = None
         self._sizes: dict[str, int] = {}
         self._tried: list[Tried] = []
 
@@ -68,6 +72,12 @@ class Search:
 
     def run(self) -> None:
         """Raises: RunFailure if the engine does not start with the settings as they are."""
+        try:
+            self._search()
+        finally:
+            self._close_best()
+
+    def _search(self) -> None:
         began = time.monotonic()
         self._say("settings as they are: the engine starts")
         self._start_with_the_settings_as_they_are()
@@ -83,16 +93,27 @@ class Search:
                 self._tried.append(Tried(name, {}, 0.0, 0.0, 0.0, False, f"failed: {failure}"))
 
     def _start_with_the_settings_as_they_are(self) -> None:
-        trial = self._open({})
-        try:
-            self._sizes = trial.sizes
-            self._rates = {size: [] for size in self._batches()}
-            for round_ in range(_ROUNDS):
-                for size in self._rates:
-                    self._rates[size].append(self._rate(trial, size, round_))
-        finally:
-            trial.close()
-        self._note("settings as they are", {}, self._rates, Comparison(1.0, 0.0), taken=True)
+        self._best = trial = self._open({})
+        self._sizes = trial.sizes
+        self._rates = {size: [] for size in self._batches()}
+        for round_ in range(_ROUNDS):
+            for size in self._rates:
+                self._rates[size].append(self._rate(trial, size, round_))
+        same = Comparison(1.0, 0.0)
+        self._tried.append(_tried("settings as they are", {}, self._rates, same, taken=True))
+        if not trial.leaves_room:
+            self._close_best()
+
+    def _close_best(self) -> None:
+        if self._best:
+            self._best.close()
+            self._best = None
+
+    def _reference(self, size: int, round_: int) -> float:
+        """The rate of the best so far: now, if its engine lives, or as it was."""
+        if self._best:
+            return self._rate(self._best, size, round_)
+        return self._rates[size][round_]
 
     def _speculations(self) -> Iterator[Attempt]:
         if "speculative_config" in self._engine.engine_args:
@@ -104,24 +125,27 @@ class Search:
 
     def _speculate(self, method: Arguments) -> None:
         """Measure all numbers of tokens at all batch sizes in one engine; take the best table."""
+        sizes = self._batches()
+        rates: dict[int, Rates] = {s: {n: [] for n in range(MOST_TOKENS + 1)} for s in sizes}
+        reference: Rates = {size: [] for size in sizes}
         trial = self._open({**self.args, **speculative(method)})
-        rates: dict[int, Rates] = {
-            size: {tokens: [] for tokens in range(MOST_TOKENS + 1)} for size in self._batches()
-        }
         try:
             for round_ in range(_ROUNDS):
                 for size, by_tokens in rates.items():
+                    reference[size].append(self._reference(size, round_))
                     for tokens, measured in by_tokens.items():
                         measured.append(self._rate(trial, size, round_, tokens))
         finally:
             trial.close()
         chosen = {size: best_tokens(by_tokens) for size, by_tokens in rates.items()}
         best = {size: by_tokens[chosen[size]] for size, by_tokens in rates.items()}
-        name = f"{method['method']}, {_described(chosen)}"
-        planned = speculative(method, schedule(chosen, max(rates)))
-        comparison = compare(self._speeds(best), self._speeds(self._rates))
-        taken = any(chosen.values()) and comparison.wins
-        self._note(name, planned, best, comparison, taken)
+        name = f"{method['method']}, " + " ".join(f"{n}@{size}" for size, n in chosen.items())
+        comparison = compare(self._speeds(best), self._speeds(reference))
+        if any(chosen.values()) and comparison.wins:
+            planned = speculative(method, schedule(chosen, max(rates)))
+            self._take(name, planned, best, comparison)
+        else:
+            self._reject(name, best, comparison)
 
     def _size_changes(self) -> Iterator[Attempt]:
         seqs, tokens = self._sizes["max_num_seqs"], self._sizes["max_num_batched_tokens"]
@@ -139,23 +163,22 @@ class Search:
 
     def _change(self, key: str, value: Any) -> None:
         """Measure the full batch with one argument changed."""
-        change = {key: value}
-        trial = self._open({**self.args, **change})
+        name, full = f"{key}: {value}", max(self._rates)
+        measured, reference = [], []
+        trial = self._open({**self.args, key: value})
         try:
-            full = max(self._rates)
-            measured = [self._rate(trial, full, round_) for round_ in range(_ROUNDS)]
+            for round_ in range(_ROUNDS):
+                reference.append(self._reference(full, round_))
+                measured.append(self._rate(trial, full, round_))
         finally:
             trial.close()
-        comparison = compare(measured, self._rates[full])
-        harmless = key != "kv_cache_dtype"
-        self._note(
-            f"{key}: {value}",
-            change,
-            {**self._rates, full: measured},
-            comparison,
-            taken=harmless and comparison.wins,
-            note="" if harmless else _CHANGES_ANSWERS,
-        )
+        comparison, rates = compare(measured, reference), {**self._rates, full: measured}
+        if key == "kv_cache_dtype":
+            self._reject(name, rates, comparison, _CHANGES_ANSWERS)
+        elif comparison.wins:
+            self._take(name, {key: value}, rates, comparison)
+        else:
+            self._reject(name, rates, comparison)
 
     def _batches(self) -> list[int]:
         """The sizes to measure: a few small ones and the full batch."""
@@ -165,7 +188,8 @@ class Search:
     def _rate(self, trial: Trial, size: int, round_: int, tokens: int | None = None) -> float:
         """Tokens a second; rounds take different rows, and within one all choices the same."""
         full = size == max(self._batches())
-        rows = self._sample if full else min(_ROWS_PER_LANE * size, self._sample)
+        rows = min(max(_ROWS_PER_LANE * size, _FEWEST_ROWS), self._sample)
+        rows = self._sample if full else rows
         # All rows at once where the batch is full: the engine admits what it can run.
         at_once = rows if full else size
         measured = trial.measure(Sample(at_once, round_ * rows, rows, tokens))
@@ -181,23 +205,32 @@ class Search:
         )
         return [1 / run_seconds(one, self._rows, 1.0) for one in rounds]
 
-    def _note(
-        self,
-        name: str,
-        args: Arguments,
-        rates: Rates,
-        comparison: Comparison,
-        taken: bool,
-        note: str = "",
+    def _take(self, name: str, args: Arguments, rates: Rates, comparison: Comparison) -> None:
+        self._tried.append(_tried(name, args, rates, comparison, taken=True))
+        self.args = {**self.args, **args}
+        self._gain *= comparison.gain
+        self._rates = rates
+        if self._best:
+            self._close_best()
+            self._best = self._open(self.args)
+
+    def _reject(
+        self, name: str, rates: Rates, comparison: Comparison, why: str = "no gain beyond noise"
     ) -> None:
-        full = statistics.median(rates[max(rates)])
-        gain, noise = comparison.gain, comparison.noise
-        note = note or ("" if taken else "no gain beyond noise")
-        self._tried.append(Tried(name, args, full, gain, noise, taken, note))
-        if taken:
-            self.args = {**self.args, **args}
-            self._gain *= gain
-            self._rates = rates
+        self._tried.append(_tried(name, {}, rates, comparison, taken=False, note=why))
+
+
+def _tried(
+    name: str,
+    args: Arguments,
+    rates: Rates,
+    comparison: Comparison,
+    *,
+    taken: bool,
+    note: str = "",
+) -> Tried:
+    full = statistics.median(rates[max(rates)])
+    return Tried(name, args, full, comparison.gain, comparison.noise, taken, note)
 
 
 def speculative(method: Arguments, table: Schedule | None = None) -> Arguments:
@@ -209,7 +242,3 @@ def speculative(method: Arguments, table: Schedule | None = None) -> Arguments:
         "num_speculative_tokens_per_batch_size": table,
     }
     return {"speculative_config": config}
-
-
-def _described(tokens: Mapping[int, int]) -> str:
-    return " ".join(f"{n}@{size}" for size, n in tokens.items())

@@ -18,6 +18,7 @@ from pipelines.storage import Directory
 
 _ALIKE_FACTOR = 2.0
 _NOISE_FLOOR = 0.02
+_STANDARD_ERRORS = 2.0
 
 
 @dataclass(frozen=True)
@@ -138,16 +139,10 @@ class Comparison:
 
 
 def compare(new: Sequence[float], old: Sequence[float]) -> Comparison:
-    """Medians against each other; the noise is how far their rounds scatter, at least 2 %."""
-    gain = statistics.median(new) / statistics.median(old)
-    return Comparison(gain, max(_NOISE_FLOOR, _scatter(new), _scatter(old)))
-
-
-def _scatter(rates: Sequence[float]) -> float:
-    """The standard error of the median, relative to it, from the rounds' middle spread."""
-    middle = statistics.median(rates)
-    spread = statistics.median(abs(rate - middle) for rate in rates)
-    return 1.4826 * 1.2533 * spread / middle / math.sqrt(len(rates))
+    """Round against round: the median ratio; its noise is two standard errors, at least 2 %."""
+    ratios = [a / b for a, b in zip(new, old, strict=True)]
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return Comparison(statistics.median(ratios), max(_NOISE_FLOOR, _STANDARD_ERRORS * error))
 
 
 Schedule = list[list[int]]

@@ -1,4 +1,8 @@
 import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +140,21 @@ def test_run_prints_a_summary_or_json(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("jobs.batch.settle", lambda *_: print("(raylet) WARNING"))
     noisy = invoke("run", path, "--output", tmp_path / "noisy", "--json")
     assert json.loads(noisy.stdout)["ok"] == 3, "what libraries print is no part of the JSON"
+
+
+def test_a_run_starts_its_own_ray_beside_a_strangers_cluster(tmp_path: Path) -> None:
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    # Ray's sockets lie there, whose paths must be short.
+    with tempfile.TemporaryDirectory() as folder:
+        # What `ray start --head` leaves for everybody on the machine; nobody listens there.
+        Path(folder, "ray").mkdir()
+        Path(folder, "ray", "ray_current_cluster").write_text("127.0.0.1:1")
+        done = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", "run", str(config_file(tmp_path))],
+            env={**environment, "RAY_TMPDIR": folder},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """The search over scripted engines, and the command with real ones on the CPU."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -24,8 +25,9 @@ Speed = Callable[[Arguments, Sample], float]
 class ScriptedTrial:
     """An engine whose tokens a second are a function of its arguments and the sample."""
 
-    def __init__(self, planned: Arguments, speed: Speed) -> None:
+    def __init__(self, planned: Arguments, speed: Speed, side_by_side: bool) -> None:
         self.sizes = {"max_num_seqs": 64, "max_num_batched_tokens": 4096, **planned}
+        self.leaves_room = side_by_side
         self._planned, self._speed = planned, speed
 
     def measure(self, sample: Sample) -> Measured:
@@ -35,9 +37,11 @@ class ScriptedTrial:
         pass
 
 
-def search(speed: Speed, rows: int = 10_000, **engine: Any) -> TuningPlan:
+def search(
+    speed: Speed, rows: int = 10_000, side_by_side: bool = False, **engine: Any
+) -> TuningPlan:
     def open_trial(planned: Arguments) -> ScriptedTrial:
-        return ScriptedTrial(planned, speed)
+        return ScriptedTrial(planned, speed, side_by_side)
 
     configured = VLLM(kind="vllm", model="m", **engine)
     found = Search(configured, open_trial, 256, rows, lambda _: None)
@@ -73,6 +77,19 @@ def test_speculation_is_planned_where_it_pays_and_left_out_where_it_costs() -> N
 
 def test_a_gain_in_the_tail_alone_is_nothing_to_a_million_rows() -> None:
     assert search(speculation_pays_when_few_run, rows=10**6, draft_model="d").engine_args == {}
+
+
+def test_a_machine_that_slows_down_meanwhile_spoils_no_measurement_side_by_side() -> None:
+    slower = itertools.count()
+
+    def speed(args: Arguments, sample: Sample) -> float:
+        return speculation_pays_when_few_run(args, sample) * 0.998 ** next(slower)
+
+    plan = search(speed, rows=100, side_by_side=True, draft_model="d")
+    table = plan.engine_args["speculative_config"]["num_speculative_tokens_per_batch_size"]
+    assert (tokens_at(table, 1), tokens_at(table, 64)) == (6, 0)
+    assert "max_num_seqs" not in plan.engine_args
+    assert search(speed, rows=100, draft_model="d").engine_args == {}
 
 
 def test_sizes_that_win_are_kept_and_built_upon() -> None:

@@ -14,17 +14,27 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from actors.speculation import LIMIT_FILE, SpeculationLimit
 
+_STEPS_TO_CATCH_UP = 4
+
 
 class LimitedTable:
     """Batch size -> tokens to speculate, as vLLM's scheduler looks them up once a step.
 
     A draft model reads its own KV cache, and a step that drafts nothing leaves a gap there.
     Once `behind`, drafting would be guessing: it stays off until the cache was filled again.
+    That costs a step over all contexts, so a batch that dips for a moment is not worth it.
     """
 
     def __init__(self, table: Sequence[int], limit: SpeculationLimit, has_gaps: bool) -> None:
         self._table, self._limit, self._has_gaps = table, limit, has_gaps
         self.behind = False
+        self._wanted_steps = 0
+
+    def should_catch_up(self, batch_size: int) -> bool:
+        """Called once a step: whether drafts have been wanted for long enough."""
+        missing = self.behind and self.wanted(batch_size)
+        self._wanted_steps = self._wanted_steps + 1 if missing else 0
+        return self._wanted_steps >= _STEPS_TO_CATCH_UP
 
     def wanted(self, batch_size: int) -> int:
         return min(self._table[min(batch_size, len(self._table) - 1)], self._limit.tokens)
@@ -50,7 +60,7 @@ class LimitedScheduler(Scheduler):
 
     def schedule(self: Any, *arguments: Any) -> Any:
         requests = len(self.running) + len(self.waiting)
-        if self.dynamic_sd_lookup.behind and self.dynamic_sd_lookup.wanted(requests):
+        if self.dynamic_sd_lookup.should_catch_up(requests):
             # Reading these few contexts once more fills both models' caches.
             self.reset_prefix_cache(reset_running_requests=True)
             self.dynamic_sd_lookup.behind = False

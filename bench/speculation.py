@@ -28,7 +28,7 @@ from jobs.tuning_search import MOST_TOKENS, NGRAM, Arguments, Search, speculativ
 from pipelines.config import VLLM
 from pipelines.requests import Request
 
-ROWS = 512
+ROWS = 256
 BATCHES = (1, 4, 16, 64)
 PLANNED_ROWS = 24
 """So few that every batch size weighs something; in a long run the full batch is all."""

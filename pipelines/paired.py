@@ -1,7 +1,7 @@
 """The paired check: does speculation pay in this run, at this load, now?
 
-Some steps run with speculation, then as many without; a pair of such windows at the same load
-gives one gain. When the gains show a loss beyond their noise, speculation stays off.
+Now and then some steps run with speculation and as many without; a pair of such windows at the
+same load gives one gain. When the gains show a loss beyond their noise, speculation stays off.
 """
 
 import math
@@ -13,9 +13,10 @@ Verdict = Literal["undecided", "keep", "off"]
 
 _MIN_PAIRS, _MAX_PAIRS = 4, 12
 _STANDARD_ERRORS = 2.0
-_WINDOW_STEPS, _SETTLING_STEPS = 48, 8
+_WINDOW_STEPS, _SETTLING_STEPS = 32, 8
 """Of a window's steps the first count for neither side: the batch is still moved over."""
-_STEPS_BEFORE = 256
+_STEPS_BEFORE, _STEPS_BETWEEN = 256, 512
+"""Pairs are far apart, so that a winner loses little of its gain to being checked."""
 _SAME_LOAD = 1.25
 
 
@@ -84,6 +85,7 @@ class PairedCheck:
         self.lost = False
         self._pause = self._wait = _STEPS_BEFORE
         self._windows: list[_Window] = []
+        self._first_side = True
 
     def step(self, running: int, tokens: int, now_ns: int) -> None:
         """Look at a step that ended, with so many requests and so many tokens generated."""
@@ -93,6 +95,7 @@ class PairedCheck:
             self._wait -= 1
             return
         if not self._windows:
+            self.on = self._first_side
             self._windows.append(_Window(self.on))
         window = self._windows[-1]
         window.add(running, tokens, now_ns)
@@ -111,6 +114,7 @@ class PairedCheck:
             return
         first, second = self._windows
         self._windows.clear()
+        self.on = True
         if max(first.running, second.running) <= _SAME_LOAD * min(first.running, second.running):
             on, off = (first, second) if first.on else (second, first)
             self.pairs = Pairs((*self.pairs.gains, on.tokens_per_s / off.tokens_per_s))
@@ -119,11 +123,12 @@ class PairedCheck:
     def _decide(self) -> None:
         verdict = self.pairs.verdict
         self.lost = verdict == "off"
-        if verdict == "undecided":
-            # The next pair begins on the side where this one ended, so that drift cancels out.
-            return
         self.on = not self.lost
-        if verdict == "keep":
+        if verdict == "undecided":
+            self._wait = _STEPS_BETWEEN
+            # The next pair begins on the other side, so that drift cancels out.
+            self._first_side = not self._first_side
+        elif verdict == "keep":
             self._pause *= 2
             self._wait = self._pause
             self.pairs = Pairs()

@@ -10,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 from actors.engine import Answer
+from actors.speculation import SpeculationLimit
 from actors.vllm_engine import VLLMEngine
 from pipelines.config import VLLM
 from pipelines.requests import Request
@@ -112,6 +113,26 @@ def test_the_limit_switches_speculation_while_requests_run(
     flipping.cancel()
     speculating.engine.speculation.hold()
     assert share_equal(answers, plain * 3) >= 0.9
+
+
+def test_a_batch_that_dips_for_a_moment_does_not_make_the_draft_model_catch_up() -> None:
+    from actors.vllm_speculation import LimitedTable
+
+    limit = SpeculationLimit.create()
+    table = LimitedTable([0, 4, 4, 0], limit, has_gaps=True)
+
+    def catches_up(sizes: list[int]) -> list[bool]:
+        ready = []
+        for size in sizes:
+            ready.append(table.should_catch_up(size))
+            assert table[size] == 0
+        return ready
+
+    assert table[2] == 4
+    assert table[3] == 0
+    assert not any(catches_up([2, 3, 2, 2, 3, 1, 3]))
+    assert catches_up([2, 2, 2, 2]) == [False, False, False, True]
+    limit.remove()
 
 
 def test_off_is_off_and_on_again_accepts_as_before(speculating: Running) -> None:

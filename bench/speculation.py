@@ -114,6 +114,8 @@ def main(model: str, draft: str, prompts: str, repeats: int, as_json: bool) -> N
 
         search = Search(engine, open_trial, ROWS, PLANNED_ROWS, partial(click.echo, err=True))
         search.run()
+        for tried in search.tried:
+            click.echo(f"{tried.name}: {tried.gain:.3f}x, noise {tried.noise:.3f}", err=True)
         arguments = {
             OFF: {},
             "draft_model": speculative({"method": "draft_model", "model": draft}),

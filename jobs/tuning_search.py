@@ -25,7 +25,7 @@ MOST_TOKENS = 6
 NGRAM = {"method": "ngram", "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 """vLLM's own default asks for five tokens in a row, which short answers rarely repeat."""
 _BATCHES = (1, 4, 16, 64)
-_ROWS_PER_LANE, _FEWEST_ROWS = 8, 32
+_ROWS_PER_LANE, _FEWEST_ROWS = 8, 64
 _ROUNDS = 5
 _ANY_BATCH = 1 << 16
 _CHANGES_ANSWERS = "changes answers: put it in engine_args yourself if you want it"
@@ -65,10 +65,10 @@ class Search:
         self._rates: Rates = {}
         self._best: Trial | None = None
         self._sizes: dict[str, int] = {}
-        self._tried: list[Tried] = []
+        self.tried: list[Tried] = []
 
     def plan(self, subject: Subject) -> TuningPlan:
-        return TuningPlan(subject, self.args, self._gain, self._tried)
+        return TuningPlan(subject, self.args, self._gain, self.tried)
 
     def run(self) -> None:
         """Raises: RunFailure if the engine does not start with the settings as they are."""
@@ -90,7 +90,7 @@ class Search:
                 attempt()
             # A setting that an engine does not start with has lost; the search goes on.
             except RunFailure as failure:
-                self._tried.append(Tried(name, {}, 0.0, 0.0, 0.0, False, f"failed: {failure}"))
+                self.tried.append(Tried(name, {}, 0.0, 0.0, 0.0, False, f"failed: {failure}"))
 
     def _start_with_the_settings_as_they_are(self) -> None:
         self._best = trial = self._open({})
@@ -100,7 +100,7 @@ class Search:
             for size in self._rates:
                 self._rates[size].append(self._rate(trial, size, round_))
         same = Comparison(1.0, 0.0)
-        self._tried.append(_tried("settings as they are", {}, self._rates, same, taken=True))
+        self.tried.append(_tried("settings as they are", {}, self._rates, same, taken=True))
         if not trial.leaves_room:
             self._close_best()
 
@@ -206,7 +206,7 @@ class Search:
         return [1 / run_seconds(one, self._rows, 1.0) for one in rounds]
 
     def _take(self, name: str, args: Arguments, rates: Rates, comparison: Comparison) -> None:
-        self._tried.append(_tried(name, args, rates, comparison, taken=True))
+        self.tried.append(_tried(name, args, rates, comparison, taken=True))
         self.args = {**self.args, **args}
         self._gain *= comparison.gain
         self._rates = rates
@@ -217,7 +217,7 @@ class Search:
     def _reject(
         self, name: str, rates: Rates, comparison: Comparison, why: str = "no gain beyond noise"
     ) -> None:
-        self._tried.append(_tried(name, {}, rates, comparison, taken=False, note=why))
+        self.tried.append(_tried(name, {}, rates, comparison, taken=False, note=why))
 
 
 def _tried(

@@ -19,6 +19,9 @@ from pipelines.storage import Directory
 _ALIKE_FACTOR = 2.0
 _NOISE_FLOOR = 0.02
 _STANDARD_ERRORS = 2.0
+# Of normal scatter: standard deviation over median absolute deviation, and standard error of the
+# median over that of the mean.
+_NORMAL_OVER_MAD, _MEDIAN_OVER_MEAN = 1.4826, 1.2533
 
 
 @dataclass(frozen=True)
@@ -139,10 +142,16 @@ class Comparison:
 
 
 def compare(new: Sequence[float], old: Sequence[float]) -> Comparison:
-    """Round against round: the median ratio; its noise is two standard errors, at least 2 %."""
+    """Round against round: the median ratio; its noise is two standard errors, at least 2 %.
+
+    The error comes from the middle spread of the ratios: on a shared machine one round in a few
+    is far out, and a choice that won in all others has won.
+    """
     ratios = [a / b for a, b in zip(new, old, strict=True)]
-    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
-    return Comparison(statistics.median(ratios), max(_NOISE_FLOOR, _STANDARD_ERRORS * error))
+    gain = statistics.median(ratios)
+    spread = statistics.median(abs(ratio - gain) for ratio in ratios)
+    error = _MEDIAN_OVER_MEAN * _NORMAL_OVER_MAD * spread / math.sqrt(len(ratios))
+    return Comparison(gain, max(_NOISE_FLOOR, _STANDARD_ERRORS * error))
 
 
 Schedule = list[list[int]]

@@ -33,6 +33,7 @@ STEADY = [100.0, 101.0, 99.0]
         ([110.0, 111.0, 109.0], True),
         ([101.0, 102.0, 100.0], False),  # within the 2 % that nothing is measured to
         ([90.0, 140.0, 110.0], False),  # better in the middle, scattered all over
+        ([150.0, 152.0, 40.0], True),  # one round far out
         ([95.0, 95.0, 95.0], False),
     ],
 )

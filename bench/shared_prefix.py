@@ -27,7 +27,7 @@ CACHE_BLOCK = 32
 """Tokens in a block of the KV cache, as our tier has it on a CPU; vLLM's own default is 128."""
 
 
-def write_rows(path: Path, model: str) -> int:
+def write_rows(path: Path, model: str, block: int) -> int:
     """Write the rows; returns how many of their prompt tokens a prefix cache could serve."""
     from transformers import AutoTokenizer
 
@@ -37,8 +37,8 @@ def write_rows(path: Path, model: str) -> int:
     rows = [_row(i, prefixes[i % PREFIXES]) for i in range(ROWS)]
     draw.shuffle(rows)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    whole_blocks = sum(_shared(tokenizer, prefix) // CACHE_BLOCK for prefix in prefixes)
-    return whole_blocks * CACHE_BLOCK * (ROWS // PREFIXES - 1)
+    whole_blocks = sum(_shared(tokenizer, prefix) // block for prefix in prefixes)
+    return whole_blocks * block * (ROWS // PREFIXES - 1)
 
 
 def _shared(tokenizer: Any, prefix: str) -> int:
@@ -75,22 +75,25 @@ def cached_tokens(output: str) -> int:
 
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
+@click.option("--block-size", type=int, help="Of the KV cache, for all; else each one's default.")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, repeats: int, as_json: bool) -> None:
+def main(model: str, block_size: int | None, repeats: int, as_json: bool) -> None:
     """Take turns REPEATS times; the ratios are medians of those within a turn."""
     rates: dict[str, list[float]] = {}
     shares = []
     with tempfile.TemporaryDirectory() as name:
         path = Path(name, "rows.jsonl")
-        cacheable = write_rows(path, model)
+        cacheable = write_rows(path, model, block_size or CACHE_BLOCK)
+        arguments = {**ENGINE_ARGS, **({"block_size": block_size} if block_size else {})}
+        options = ["--engine-args", json.dumps(arguments)]
         for _ in range(repeats):
-            engine = {"model": model, "engine_args": ENGINE_ARGS}
+            engine = {"model": model, "engine_args": arguments}
             summary = run_ours(path, Path(name), engine)
             rates.setdefault("ours", []).append(ROWS / summary["engines"][0]["active_s"])
             shares.append(cached_tokens(summary["output"]) / cacheable)
             for title, command in (("ray.data.llm", "ray_data_llm"), ("LLM.generate", "generate")):
-                (seconds,) = peer(command, [path], model)["seconds"]
+                (seconds,) = peer(command, [path], model, *options)["seconds"]
                 rates.setdefault(title, []).append(ROWS / seconds)
             click.echo({k: round(v[-1], 1) for k, v in rates.items()}, err=True)
     show(rates, "rows/s")

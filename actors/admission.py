@@ -1,6 +1,8 @@
 """The door of an engine: rows wait here, and go in one by one as the engine can hold them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -38,6 +40,8 @@ class Admission:
         self._default_max_tokens = default_max_tokens
         self._numbers = count()
         self._inside = 0
+        self._again = 0
+        self._changed = asyncio.Event()
         self._called = False
 
     def open(self, max_num_seqs: int) -> None:
@@ -68,6 +72,20 @@ class Admission:
     def leave(self) -> None:
         self._inside -= 1
         self._let_in()
+
+    @asynccontextmanager
+    async def again(self) -> AsyncIterator[None]:
+        """To be held by who is inside and runs once more after a death: so many at once as the
+        limit now says, because it may have been their number that the engine died of."""
+        while self._again >= self.limit.num_seqs:
+            self._changed.clear()
+            await self._changed.wait()
+        self._again += 1
+        try:
+            yield
+        finally:
+            self._again -= 1
+            self._changed.set()
 
     def answered(self, prefix: bytes, max_tokens: int | None, completion_tokens: int) -> None:
         self._lengths.seen(prefix, max_tokens, completion_tokens)

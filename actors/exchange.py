@@ -7,8 +7,8 @@ run would end with one replica working off its queue while the others, still pai
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol
@@ -46,6 +46,8 @@ class Market(Protocol):
 
     async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None: ...
 
+    async def give_back(self, loan: int) -> None: ...
+
 
 class Exchange:
     """Brings replicas with room together with those that hold a queue. Lives on one loop."""
@@ -53,7 +55,7 @@ class Exchange:
     def __init__(self) -> None:
         self._hungry: dict[str, asyncio.Future[Loan]] = {}
         self._queues: dict[str, tuple[int, float]] = {}
-        self._repaid: dict[int, asyncio.Future[list[Answer]]] = {}
+        self._repaid: dict[int, asyncio.Future[list[Answer] | None]] = {}
         self._heard: dict[str, float] = {}
         self._numbers = count()
 
@@ -103,7 +105,15 @@ class Exchange:
     async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None:
         """The answers of a loan, or that its borrower lives and works on them."""
         self._heard[name] = time.monotonic()
-        if answers is not None and loan in self._repaid:
+        if answers is not None:
+            self._settle(loan, answers)
+
+    async def give_back(self, loan: int) -> None:
+        """The borrower cannot answer these rows."""
+        self._settle(loan, None)
+
+    def _settle(self, loan: int, answers: list[Answer] | None) -> None:
+        if loan in self._repaid and not self._repaid[loan].done():
             self._repaid[loan].set_result(answers)
 
 
@@ -121,27 +131,36 @@ class Trader:
         self._name, self._engine, self._market, self._report = name, engine, market, report
         self._tasks: set[asyncio.Task[None]] = set()
         self._blocks = self._borrowed = 0
+        self._broken = False
 
     async def trade(self) -> None:
-        """Trade until cancelled."""
-        await asyncio.gather(self._borrow(), self._lend())
+        """Trade until cancelled. Without its exchange a replica works for itself."""
+        await asyncio.gather(self._repeat(self._borrow), self._repeat(self._lend))
+
+    async def _repeat(self, turn: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            pause = _LOOK_EVERY_S
+            try:
+                await turn()
+            # The market may be an actor on a machine that is gone.
+            except Exception as error:
+                logger.warning("no exchange with other replicas: %s", error)
+                pause = _SILENT_S
+            await asyncio.sleep(pause)
 
     async def _borrow(self) -> None:
         admission = self._engine.admission
-        while True:
-            if admission.free > _ROOM_WORTH_FILLING * admission.limit.num_seqs:
-                loan = await self._market.borrow(self._name)
-                if loan is not None:
-                    self._borrowed += 1
-                    self._start(self._work_off(loan))
-            await asyncio.sleep(_LOOK_EVERY_S)
+        if self._broken or admission.free <= _ROOM_WORTH_FILLING * admission.limit.num_seqs:
+            return
+        loan = await self._market.borrow(self._name)
+        if loan is not None:
+            self._borrowed += 1
+            self._start(self._work_off(loan))
 
     async def _lend(self) -> None:
-        while True:
-            waiting = self._engine.admission.waiting
-            if await self._market.is_wanted(self._name, waiting) and waiting > 1:
-                self._start(self._have_answered())
-            await asyncio.sleep(_LOOK_EVERY_S)
+        waiting = self._engine.admission.waiting
+        if await self._market.is_wanted(self._name, waiting) and waiting > 1:
+            self._start(self._have_answered())
 
     @asynccontextmanager
     async def in_hand(self) -> AsyncIterator[None]:
@@ -153,12 +172,19 @@ class Trader:
         self._blocks += 1
         try:
             yield
-            while self._blocks == 1 and (
-                self._borrowed or await self._market.others_wait(self._name)
-            ):
+            while self._blocks == 1 and (self._borrowed or await self._others_wait()):
                 await asyncio.sleep(_LOOK_EVERY_S)
         finally:
             self._blocks -= 1
+
+    async def _others_wait(self) -> bool:
+        if self._broken or not self._engine.admission.limit.handed:
+            return False
+        try:
+            return await self._market.others_wait(self._name)
+        except Exception as error:
+            logger.warning("no exchange with other replicas: %s", error)
+            return False
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -171,8 +197,15 @@ class Trader:
         try:
             while not (await asyncio.wait([work], timeout=_PATIENCE_S))[0]:
                 await self._market.repay(self._name, loan.number, None)
+            answers = work.result()
             self._report()
-            await self._market.repay(self._name, loan.number, work.result())
+            await self._market.repay(self._name, loan.number, answers)
+        # An engine raises only when it cannot be used at all.
+        except Exception as error:
+            logger.warning("borrowed rows go back: %s", error)
+            self._broken = True
+            with suppress(Exception):
+                await self._market.give_back(loan.number)
         finally:
             self._borrowed -= 1
 

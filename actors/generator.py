@@ -83,14 +83,18 @@ class Generator:
             return table
         requests = [Request.from_json(t) for t in table["_request"].take(at).to_pylist()]
         refusals = [self._engine.refuse(request) for request in requests]
-        if None in refusals:
-            await self.start()
+        # Rows wait at the engine's door while it loads, where other replicas may take them.
+        loading = asyncio.create_task(self._ready(None in refusals))
         pairs = zip(requests, refusals, strict=True)
-        answers = await asyncio.gather(*(self._answer(*pair) for pair in pairs))
+        _, *answers = await asyncio.gather(loading, *(self._answer(*pair) for pair in pairs))
         self._meter.settle(self._name, 0, self._unsettled_nusd)
         self._unsettled_nusd = 0
         self.report()
         return patch(table, at, self._columns(answers))
+
+    async def _ready(self, needed: bool) -> None:
+        if needed:
+            await self.start()
 
     async def start(self) -> None:
         """Load the engine once, whoever asks first."""

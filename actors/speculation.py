@@ -17,8 +17,9 @@ import numpy as np
 from pipelines.paired import PairedCheck
 from pipelines.tuning import Schedule, tokens_at
 
-LIMIT_FILE = "nightmill_speculation_limit"
-"""The key in vLLM's `additional_config` that tells the scheduler where the byte is."""
+LIMIT_FILE = "NIGHTMILL_SPECULATION_LIMIT"
+"""The environment variable that tells the scheduler where the byte is. In vLLM's configuration
+the path would change the name of its compile cache with every start."""
 UNLIMITED = 255
 
 
@@ -49,15 +50,13 @@ class SpeculationLimit:
 
 
 def limited(arguments: dict[str, Any], limit: SpeculationLimit) -> dict[str, Any]:
-    """Engine arguments whose speculation table stands under the limit."""
+    """Engine arguments whose speculation table stands under the limit; for the next engine that
+    this process starts."""
+    os.environ[LIMIT_FILE] = str(limit.path)
     return {
         **arguments,
         "scheduler_cls": "actors.vllm_speculation.limited_scheduler",
         "worker_extension_cls": "actors.vllm_speculation.IdleDrafter",
-        "additional_config": {
-            **arguments.get("additional_config", {}),
-            LIMIT_FILE: str(limit.path),
-        },
     }
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -89,9 +90,6 @@ class VLLMEngine:
             "max_num_seqs": scheduler.max_num_seqs,
             "max_num_batched_tokens": scheduler.max_num_batched_tokens,
         }
-        if not self._watchdog:
-            self.admission.open(scheduler.max_num_seqs)
-            self._watchdog = asyncio.create_task(self._watch())
         self._max_model_len = self._llm.model_config.max_model_len
         self._model_defaults = self._llm.model_config.get_diff_sampling_param()
         self._tokenizer = self._llm.get_tokenizer()
@@ -103,6 +101,10 @@ class VLLMEngine:
         for adapter in self._translator.adapters.values():
             # Now, because a broken adapter is the tier's fault and not that of a row.
             await self._llm.add_lora(adapter)
+        if not self._watchdog:
+            # Last: rows may already stand at the door.
+            self.admission.open(scheduler.max_num_seqs)
+            self._watchdog = asyncio.create_task(self._watch())
 
     def _load(self) -> "AsyncLLM":
         self._set_environment()
@@ -194,10 +196,10 @@ class VLLMEngine:
     async def _prepare(self, request: Request) -> Ask | RowProblem:
         fields = {**self._model_defaults, **self._defaults, **request.sampling}
         problem = refusal(self._config, request, self._defaults)
-        if problem := problem or self._translator.refuse(fields):
-            return problem
         tokenize = self._translator.tokenize
         try:
+            if problem := problem or self._translator.refuse(fields):
+                return problem
             if text_bytes(request) < _LONG_TEXT_BYTES:
                 prompt = tokenize(request, fields)
             else:
@@ -218,7 +220,11 @@ class VLLMEngine:
         for attempt in range(1, self._max_attempts + 1):
             # Whoever was there at two deaths runs alone, so that it takes nobody with it.
             alone = attempt > _DEATHS_BEFORE_ALONE
-            async with self._turns.alone() if alone else self._turns.together():
+            async with AsyncExitStack() as stack:
+                if attempt > 1 and not alone:
+                    await stack.enter_async_context(self.admission.again())
+                turn = self._turns.alone() if alone else self._turns.together()
+                await stack.enter_async_context(turn)
                 # Who comes while the engine is started again waits: that death is not its own.
                 async with self._lock:
                     llm = self._llm
@@ -230,7 +236,7 @@ class VLLMEngine:
                     problem = RowProblem("invalid_request", _reason(error))
                     return Answer(problem=problem, attempts=attempt)
                 except EngineDeadError:
-                    await self._restart(llm)
+                    await self._restart(llm, alone)
             if alone:
                 break
         problem = RowProblem(
@@ -295,16 +301,24 @@ class VLLMEngine:
             e2e_s=(time.monotonic_ns() - started) / 1e9,
         )
 
-    async def _restart(self, dead: Any) -> None:
-        """Start the engine again, once for all the rows that its death interrupted."""
+    async def _restart(self, dead: Any, alone: bool) -> None:
+        """Start the engine again, once for all the rows that its death interrupted.
+
+        Args:
+            alone: one row was there. It was that row, and neither how many ran nor the engine: a
+                death that costs a row counts for no other limit.
+        """
         async with self._lock:
             if self._llm is not dead:
                 return
             self.occupancy.deaths += 1
-            self.admission.limit.died()
+            if not alone:
+                self.admission.limit.died()
             self._last_words = last_words()
             await asyncio.to_thread(dead.shutdown)
             await self._start_again()
+            if alone:
+                self._restarts = 0
 
     async def _start_again(self) -> None:
         """Until it starts: what the dead one held of the device may take a while to come free."""

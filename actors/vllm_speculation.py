@@ -1,9 +1,9 @@
 """The parts of speculation under a limit that live inside vLLM's own processes.
 
-They hang on vLLM's official hooks: `scheduler_cls`, `worker_extension_cls` and
-`additional_config`.
+They hang on vLLM's official hooks `scheduler_cls` and `worker_extension_cls`.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class LimitedScheduler(Scheduler):
 
     def __init__(self, vllm_config: Any, **arguments: Any) -> None:
         super().__init__(vllm_config=vllm_config, **arguments)
-        limit = SpeculationLimit(Path(vllm_config.additional_config[LIMIT_FILE]))
+        limit = SpeculationLimit(Path(os.environ[LIMIT_FILE]))
         # The second model runner drafts in every step, wanted or not, so it has no gaps.
         has_gaps = (
             vllm_config.speculative_config.uses_draft_kv_cache()
@@ -61,8 +61,11 @@ class LimitedScheduler(Scheduler):
     def schedule(self: Any, *arguments: Any) -> Any:
         requests = len(self.running) + len(self.waiting)
         if self.dynamic_sd_lookup.should_catch_up(requests):
-            # Reading these few contexts once more fills both models' caches.
+            # Reading these few contexts once more fills both models' caches. vLLM would report
+            # it as preemption, which is how it says that the KV cache is too small.
+            logged, self.log_stats = self.log_stats, False
             self.reset_prefix_cache(reset_running_requests=True)
+            self.log_stats = logged
             self.dynamic_sd_lookup.behind = False
         return super().schedule(*arguments)
 

@@ -34,6 +34,7 @@ from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tuning import TuningPlan
+from pipelines.waiting import rows_for_tier
 
 _REPORT_EVERY_S = 1.0
 
@@ -83,6 +84,9 @@ class RemoteMarket:
 
     async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None:
         await self._actor.repay.remote(name, loan, answers)
+
+    async def give_back(self, loan: int) -> None:
+        await self._actor.give_back.remote(loan)
 
 
 class Intake:
@@ -213,7 +217,7 @@ class EngineHost:
         return asyncio.run_coroutine_threadsafe(self._generated(table), self._loop).result()
 
     async def _generated(self, table: pa.Table) -> pa.Table:
-        if self._trader is None:
+        if self._trader is None or not rows_for_tier(table, self._generator.tier.name):
             return await self._generator.generate(table)
         async with self._trader.in_hand():
             return await self._generator.generate(table)

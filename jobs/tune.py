@@ -5,6 +5,7 @@ to be won; one engine measures all numbers of tokens, because they change while 
 sizes, each on top of what has won so far. A setting that the user gave is not tried.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from jobs.tuning_search import Arguments, Search
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
+from pipelines.replicas import cpu_engines, fitted
 from pipelines.storage import open_filesystem
 from pipelines.tuning import TuningPlan, find_plan, load_plans, save_plan
 from pipelines.waiting import rows_for_tier
@@ -60,8 +62,10 @@ def tune(
 
 
 def _searched(plan: Plan, tier: Tier, rows: int, say: Say) -> Search:
-    assert isinstance(tier.engine, VLLM)
-    engine, requests = tier.engine, sample_requests(plan, tier, rows)
+    cores = len(os.sched_getaffinity(0))
+    engine = fitted(tier, cpu_engines(plan.config.tiers), cores).engine
+    assert isinstance(engine, VLLM)
+    requests = sample_requests(plan, tier, rows)
     logs = Path(tempfile.mkdtemp(prefix="nightmill-tune-"))
     say(f"tier {tier.name}: {len(requests)} rows; the engines log to {logs}")
 
@@ -94,13 +98,21 @@ def sample_requests(plan: Plan, tier: Tier, rows: int) -> list[str]:
 
 
 def _tunable(config: RunConfig, names: Sequence[str]) -> list[Tier]:
-    known = [tier.name for tier in config.tiers if isinstance(tier.engine, VLLM)]
+    known = [tier.name for tier in config.tiers if _generates(tier)]
     for name in names:
         if name not in known:
-            raise UsageProblem(f"--tier {name}: no vLLM tier of that name; there are {known}")
+            raise UsageProblem(
+                f"--tier {name}: no vLLM tier of that name that generates; there are {known}"
+            )
     if not known:
-        raise UsageProblem("tiers: none has engine.kind: vllm; there is nothing to tune")
+        raise UsageProblem(
+            "tiers: none has engine.kind: vllm and generates; there is nothing to tune"
+        )
     return [config.tier(name) for name in names or known]
+
+
+def _generates(tier: Tier) -> bool:
+    return isinstance(tier.engine, VLLM) and tier.engine.task == "generate"
 
 
 def print_plan(tier: str, plan: TuningPlan, console: Console) -> None:

@@ -2,11 +2,15 @@
 
 from dataclasses import replace
 
+import pyarrow as pa
+
 from actors.hardware import engine_version
 from jobs.preflight import Plan
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tuning import Subject, TuningPlan, find_plan, load_plans, subject_of
+
+_REFUSED_IN_SPECULATION = ("min_p", "logit_bias")
 
 
 def plans_directory(config: RunConfig) -> Directory:
@@ -31,12 +35,17 @@ def plans_for(plan: Plan, tier: Tier) -> list[TuningPlan]:
         for hardware in sorted({p.subject.hardware for p in stored})
     ]
     plans = [p for p in found if p is not None]
-    return [p.without_speculation() for p in plans] if _asks_for_min_p(plan) else plans
+    if any(_may_be_asked_for(plan, field) for field in _REFUSED_IN_SPECULATION):
+        return [p.without_speculation() for p in plans]
+    return plans
 
 
-def _asks_for_min_p(plan: Plan) -> bool:
-    """vLLM refuses rows with `min_p` when it speculates: a plan must not cost a row its answer."""
-    return "min_p" in plan.config.sampling.given() or "min_p" in plan.schema.to_string()
+def _may_be_asked_for(plan: Plan, field: str) -> bool:
+    """A plan must not cost a row its answer."""
+    body = plan.schema.field("body").type if "body" in plan.schema.names else None
+    # A body of JSON text may hold anything.
+    hidden = body is not None and pa.types.is_string(body)
+    return hidden or field in plan.config.sampling.given() or field in plan.schema.to_string()
 
 
 def _row_bytes(plan: Plan) -> float:

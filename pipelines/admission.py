@@ -18,6 +18,7 @@ _PREFIX_CHARS = 256
 """Shared text shorter than this is not worth grouping: less than an engine's cache block."""
 _HEADROOM = 1.125
 """Requests handed to the engine per request that it runs, so that a slot never waits for us."""
+_PREFIXES_KEPT = 1 << 14
 _ASSUMED_TOKENS = 1 << 10
 """What an answer without any limit is expected to have, until answers have been seen."""
 
@@ -95,7 +96,11 @@ class WaitingRoom:
 
     def pop_half(self) -> list[Ticket]:
         """Every second waiting request, so that both halves are alike."""
-        both = [self.pop() for _ in range(len(self))]
+        if not self.window:
+            # Nothing is compared before the engine has told its size.
+            both, self._later = list(self._later), deque()
+        else:
+            both = [self.pop() for _ in range(len(self))]
         for ticket in both[::2]:
             self.add(ticket)
         return both[1::2]
@@ -105,15 +110,22 @@ class LengthEstimates:
     """How long answers turn out, from those that the run has seen of the same prefix."""
 
     def __init__(self) -> None:
+        self._all = _Lengths()
         self._seen: dict[bytes, _Lengths] = {}
 
     def seen(self, prefix: bytes, max_tokens: int | None, completion_tokens: int) -> None:
-        for group in {prefix, b""}:
-            self._seen.setdefault(group, _Lengths()).add(max_tokens, completion_tokens)
+        self._all.add(max_tokens, completion_tokens)
+        if prefix:
+            group = self._seen.pop(prefix, None) or _Lengths()
+            group.add(max_tokens, completion_tokens)
+            # Put last again: the first is the one that was not seen for the longest time.
+            self._seen[prefix] = group
+            if len(self._seen) > _PREFIXES_KEPT:
+                del self._seen[next(iter(self._seen))]
 
     def expected(self, prefix: bytes, max_tokens: int | None, min_tokens: int) -> int:
         """Tokens that an answer will probably have: the used share of its limit, or the mean."""
-        lengths = self._seen.get(prefix) or self._seen.get(b"") or _Lengths()
+        lengths = self._seen.get(prefix, self._all)
         return max(lengths.expected(max_tokens), min_tokens)
 
 
@@ -170,7 +182,7 @@ class AdmissionLimit:
         self._size = float(max(min(self._size, running), 1))
 
     def died(self) -> None:
-        if self._died_at is not None and self._size >= self._died_at / 2:
+        if self._died_at is not None and self._size > self._died_at / 2:
             self._ceiling = max(self._size / 2, 1.0)
         self._died_at = self._size
         self._size = max(self._size / 2, 1.0)

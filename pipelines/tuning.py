@@ -14,6 +14,7 @@ from typing import Any
 
 from pipelines.config import VLLM, RunConfig, Tier
 from pipelines.keys import canonical_json, digest, folder_digests
+from pipelines.replicas import cpu_engines
 from pipelines.storage import Directory
 
 _ALIKE_FACTOR = 2.0
@@ -29,7 +30,8 @@ class Subject:
     """What a measurement holds for.
 
     Attributes:
-        model: changes with any file of the model or its draft, and with the user's arguments.
+        model: changes with any file of the model or its draft, with the user's arguments, and
+            with the share of a machine that an engine gets.
         engine: name and version.
         hardware: the accelerators, or the processor.
         workload: changes with routing and sampling defaults.
@@ -100,9 +102,11 @@ def subject_of(
     """The subject of a tier in a run."""
     assert isinstance(tier.engine, VLLM)
     arguments = tier.engine.model_dump(mode="json")
+    # What is left of the machine for each engine.
+    share = [tier.num_gpus, tier.num_cpus, cpu_engines(config.tiers)]
     workload = [config.route.model_dump(mode="json"), config.sampling.given(), tier.name]
     return Subject(
-        model=digest(canonical_json([arguments, folder_digests(arguments)])).hex(),
+        model=digest(canonical_json([arguments, folder_digests(arguments), share])).hex(),
         engine=engine,
         hardware=hardware,
         workload=digest(canonical_json(workload)).hex(),

@@ -123,3 +123,45 @@ def test_a_lent_row_is_answered_elsewhere_and_an_unanswered_one_comes_back() -> 
     came = asyncio.run(scenario())
     assert sum(isinstance(c, Admitted) for c in came) == 5
     assert [c.response for c in came if isinstance(c, Answer)] == ["elsewhere"]
+
+
+def test_after_a_death_so_many_run_again_at_once_as_the_limit_then_says() -> None:
+    async def scenario() -> int:
+        admission, most, now = Admission(None), 0, 0
+        admission.open(8)
+        admission.limit.died()
+
+        async def once_more() -> None:
+            nonlocal most, now
+            async with admission.again():
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0.001)
+                now -= 1
+
+        await asyncio.wait_for(asyncio.gather(*(once_more() for _ in range(9))), 5)
+        return most
+
+    assert asyncio.run(scenario()) == 4
+
+
+def test_rows_can_be_lent_before_the_engine_has_told_its_size() -> None:
+    async def scenario() -> int:
+        admission = Admission(None)
+        rows = [asyncio.create_task(admission.enter(asked(str(i)))) for i in range(6)]
+        await asyncio.sleep(0.01)
+        lent = len(admission.lend_half())
+        for row in rows:
+            row.cancel()
+        return lent
+
+    assert asyncio.run(scenario()) == 3
+
+
+def test_two_deaths_in_a_row_lower_the_ceiling_only_once_the_limit_has_grown_back() -> None:
+    limit = AdmissionLimit(64)
+    for _ in range(2):
+        limit.died()
+    for _ in range(10_000):
+        limit.answered()
+    assert limit.num_seqs == 64

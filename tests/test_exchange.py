@@ -1,4 +1,5 @@
 import asyncio
+import time
 
 from actors.engine import Answer, ScriptedEngine
 from actors.exchange import Exchange, Loan, Trader
@@ -50,3 +51,44 @@ def test_rows_of_a_borrower_that_died_are_answered_at_home(monkeypatch) -> None:
     answers = asyncio.run(traded(*engines, market=Forgetful(), work=100))
     assert [a.response for a in answers] == [f"ROW {i}" for i in range(100)]
     assert engines[1].clock.busy_ns == 0
+
+
+class Unusable(ScriptedEngine):
+    """An engine that starts and then can answer nothing."""
+
+    async def answer(self, request: Request) -> Answer:
+        raise RuntimeError("no engine")
+
+
+def test_rows_of_a_borrower_that_cannot_answer_come_back_at_once() -> None:
+    engines = [ScriptedEngine(SLOW), Unusable(SLOW)]
+    began = time.monotonic()
+    answers = asyncio.run(traded(*engines, market=Exchange(), work=100))
+    assert [a.response for a in answers] == [f"ROW {i}" for i in range(100)]
+    assert time.monotonic() - began < 10
+
+
+class Gone(Exchange):
+    """An exchange on a machine that is gone."""
+
+    async def is_wanted(self, name: str, waiting: int) -> bool:
+        raise RuntimeError("gone")
+
+    async def others_wait(self, name: str) -> bool:
+        raise RuntimeError("gone")
+
+
+def test_a_replica_without_its_exchange_works_for_itself() -> None:
+    async def scenario() -> str | None:
+        engine = ScriptedEngine(SLOW)
+        await engine.start()
+        trader = Trader("alone", engine, Gone(), lambda: None)
+        trading = asyncio.create_task(trader.trade())
+        await asyncio.sleep(0.1)
+        async with trader.in_hand():
+            answer = await engine.answer(rows(1)[0])
+        assert not trading.done()
+        trading.cancel()
+        return answer.response
+
+    assert asyncio.run(scenario()) == "ROW 0"

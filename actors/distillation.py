@@ -200,9 +200,7 @@ class Distillation:
 
     def _seek(self) -> None:
         train = self.train
-        self._batches = batches_from(
-            self._lengths, train.batch_tokens, train.seed, self.steps_done
-        )
+        self._batches = batches_from(self._lengths, train.batch_tokens, train.seed, self.steps_done)
 
     def _projection(self) -> torch.nn.Module:
         """From the student's hidden states to the teacher's; begins as the identity."""
@@ -351,9 +349,7 @@ class Distillation:
 
 def _kl(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """KL(target || logits) summed over positions: [positions, vocabulary] both."""
-    return kl_div(
-        logits.log_softmax(-1), target.log_softmax(-1), reduction="sum", log_target=True
-    )
+    return kl_div(logits.log_softmax(-1), target.log_softmax(-1), reduction="sum", log_target=True)
 
 
 def _width(model: PreTrainedModel) -> int:

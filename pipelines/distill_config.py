@@ -32,7 +32,9 @@ class Format(Section):
     def group_exists(self) -> "Format":
         allowed = GROUP_SIZES[self.kind]
         if self.group_size is not None and self.group_size not in allowed:
-            said = " or ".join("none, a scale per channel" if a is None else str(a) for a in allowed)
+            said = " or ".join(
+                "none, a scale per channel" if a is None else str(a) for a in allowed
+            )
             raise ValueError(
                 f"group_size: {self.group_size}: {self.kind} has {said}; set it to that or leave "
                 "it out"
@@ -69,7 +71,9 @@ class Eval(Section):
     """
 
     rows: PositiveInt | None = Field(None, description="distinct prompts held out")
-    share: float | None = Field(None, gt=0, lt=1, description="or this share of them; by default .1")
+    share: float | None = Field(
+        None, gt=0, lt=1, description="or this share of them; by default .1"
+    )
     seed: NonNegativeInt = 0
     every_steps: PositiveInt = Field(50, description="steps between evaluations and checkpoints")
 
@@ -136,7 +140,8 @@ class DistillConfig(Section):
 
     teacher: str = Field(description="the folder of the model to mimic")
     student: str | None = Field(
-        None, description="the folder of a model with the same tokenizer; unset: a copy of the teacher"
+        None,
+        description="the folder of a model with the same tokenizer; unset: a copy of the teacher",
     )
     format: Format = Format()
     data: list[Data] = Field(min_length=1)

@@ -105,9 +105,7 @@ def _rows(block: Any, fs: AbstractFileSystem) -> Sequence[Any]:
     return read_rows(block, fs)
 
 
-def _collect(
-    sample: Sample | str, samples: dict[bytes, Sample], skipped: Counter[str]
-) -> None:
+def _collect(sample: Sample | str, samples: dict[bytes, Sample], skipped: Counter[str]) -> None:
     """Keep one row of those that ask and answer the same."""
     if isinstance(sample, str):
         skipped[sample] += 1
@@ -150,7 +148,9 @@ def _sample(row: Mapping[str, Any], request: Request, source: Data) -> Sample | 
     if row.get("tool_calls") or row.get("choices"):
         return "no plain answer"
     label = row.get(source.columns.label) if source.columns.label else None
-    kept = {k: request.sampling[k] for k in ("tools", "chat_template_kwargs") if k in request.sampling}
+    kept = {
+        k: request.sampling[k] for k in ("tools", "chat_template_kwargs") if k in request.sampling
+    }
     return Sample(
         replace(request, sampling=kept),
         answer if isinstance(answer, str) and answer else None,
@@ -207,7 +207,9 @@ def split(examples: Sequence[Example], config: Eval) -> dict[Part, list[Example]
     Raises:
         UsageProblem: too few are left to train on or to judge by.
     """
-    keys = sorted({e.key for e in examples}, key=lambda key: digest(key + str(config.seed).encode()))
+    keys = sorted(
+        {e.key for e in examples}, key=lambda key: digest(key + str(config.seed).encode())
+    )
     wanted = config.rows or round(len(keys) * (config.share or 0.1))
     if wanted < _FEW_KEPT or wanted >= len(keys):
         raise UsageProblem(

@@ -72,7 +72,7 @@ class Distillation:
         parts: Mapping[Part, Sequence[Example]],
         decode: Callable[[Sequence[int]], str],
         max_length: int,
-        ranks: Ranks = Ranks(),  # noqa: B008, frozen
+        ranks: Ranks = Ranks(),
         objective: Literal["kl", "cross_entropy"] = "kl",
     ) -> None:
         self.config, self.train = config, config.train

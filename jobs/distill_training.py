@@ -166,7 +166,7 @@ def measure(config: DistillConfig, names: Sequence[str], max_length: int) -> Non
     decode = ChatTokens(student_folder(config)).decode
     for name in names:
         student = load_variant(
-            name, config, device, examples["train"], _trained_state(store, name, device)
+            name, config, device, examples["train"], trained_state(store, name, device)
         )
         found = Distillation(config, teacher, student, examples, decode, max_length)
         store.save_measured(name, found.evaluate("test"))
@@ -176,7 +176,7 @@ def export_student(config: DistillConfig, name: str) -> None:
     """Write the trained student in its low-bit format; a Ray task."""
     device, store = torch.device("cpu"), Store(config)
     student = load_quantized(config, device)
-    student.load_state_dict(_trained_state(store, name, device))
+    student.load_state_dict(trained_state(store, name, device))
     export(student, quant_format(config), Path(student_folder(config)), store.model_folder)
 
 
@@ -187,7 +187,7 @@ def in_task(config: DistillConfig, work: Any, *arguments: Any) -> ray.ObjectRef:
     return ray.remote(**options, max_retries=0)(work).remote(config, *arguments)
 
 
-def _trained_state(store: Store, name: str, device: torch.device) -> dict[str, Any] | None:
+def trained_state(store: Store, name: str, device: torch.device) -> dict[str, Any] | None:
     folder = store.best_checkpoint(name)
     if folder is None:
         return None

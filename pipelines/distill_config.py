@@ -12,9 +12,7 @@ from pydantic import (
 )
 
 from pipelines.config import InputFormat, Section, Storage
-
-GROUP_SIZES = {"int4": (32, 64, 128), "int8": (None,), "nvfp4": (16,)}
-"""What vLLM has kernels for: INT8 has a scale per channel, NVFP4 blocks of 16 by definition."""
+from pipelines.quant_formats import GROUP_SIZES, Kind
 
 Baseline = Literal["rtn", "gptq", "cross_entropy"]
 
@@ -22,24 +20,11 @@ Baseline = Literal["rtn", "gptq", "cross_entropy"]
 class Format(Section):
     """How the student's linear layers are stored."""
 
-    kind: Literal["int4", "int8", "nvfp4"] = "int4"
+    kind: Kind = "int4"
     group_size: int | None = Field(
         None, description="weights that share a scale; int4: 32, 64 or 128, by default 32"
     )
     trainable_scales: bool = Field(False, description="learn the scales along with the weights")
-
-    @model_validator(mode="after")
-    def group_exists(self) -> "Format":
-        allowed = GROUP_SIZES[self.kind]
-        if self.group_size is not None and self.group_size not in allowed:
-            said = " or ".join(
-                "none, a scale per channel" if a is None else str(a) for a in allowed
-            )
-            raise ValueError(
-                f"group_size: {self.group_size}: {self.kind} has {said}; set it to that or leave "
-                "it out"
-            )
-        return self
 
     @property
     def resolved_group_size(self) -> int | None:

@@ -20,6 +20,8 @@ from pipelines.sources import file_version, find_files, plan_blocks
 from pipelines.storage import Directory, open_filesystem
 
 Part = Literal["train", "validation", "test"]
+# What changes the prompt itself: how an answer was sampled is not learned.
+_IN_PROMPT = ("tools", "chat_template_kwargs")
 _FEW_KEPT = 2
 """Fewer held-out prompts than this cannot make two halves."""
 
@@ -72,13 +74,15 @@ def read_data(
     skipped: Counter[str] = Counter()
     versions: list[str] = []
     for number, source in enumerate(sources):
-        path = _rows_of(source, storage)
+        is_output = _is_output(source, storage)
+        path = f"{source.path.rstrip('/')}/rows" if is_output else source.path
         try:
             fs, _ = open_filesystem(path, storage)
             files = find_files(Input(path=path, format=source.format), storage)
             versions += [file_version(file, fs) for file in files]
             for block in plan_blocks(files, fs):
-                for sample in _samples(_rows(block, fs), source, block.file.format):
+                rows = _rows(block, fs)
+                for sample in _samples(rows, source, block.file.format, is_output):
                     _collect(sample, samples, skipped)
         except UsageProblem as problem:
             key = f"data.{number}.path"
@@ -90,13 +94,12 @@ def read_data(
     return list(samples.values()), skipped, versions
 
 
-def _rows_of(source: Data, storage: Storage) -> str:
-    """Of an OUTPUT directory its `rows/`, elsewhere the path as it is."""
+def _is_output(source: Data, storage: Storage) -> bool:
+    """Whether the path is an OUTPUT directory of a run."""
     if any(character in source.path for character in "*?["):
-        return source.path
+        return False
     directory = Directory(source.path, storage)
-    is_output = directory.exists("resolved.yaml") and directory.exists("rows")
-    return f"{source.path.rstrip('/')}/rows" if is_output else source.path
+    return directory.exists("resolved.yaml") and directory.exists("rows")
 
 
 def _rows(block: Any, fs: AbstractFileSystem) -> Sequence[Any]:
@@ -118,7 +121,9 @@ def _collect(sample: Sample | str, samples: dict[bytes, Sample], skipped: Counte
         samples[key] = sample
 
 
-def _samples(rows: Sequence[Any], source: Data, file_format: str) -> Iterator[Sample | str]:
+def _samples(
+    rows: Sequence[Any], source: Data, file_format: str, is_output: bool
+) -> Iterator[Sample | str]:
     """Each row as a sample, or the reason why it is none."""
     for row in rows:
         if isinstance(row, BadLine):
@@ -127,30 +132,26 @@ def _samples(rows: Sequence[Any], source: Data, file_format: str) -> Iterator[Sa
         request = _dialect(source, row, file_format).request(row)
         if isinstance(request, RowProblem):
             yield request.kind
-        elif row.get("status") not in (None, "ok"):
+        elif is_output and row["status"] != "ok":
             yield "unanswered"
+        elif is_output and (row.get("tool_calls") or row.get("choices")):
+            yield "no plain answer"
         else:
             yield _sample(row, request, source)
 
 
 def _dialect(source: Data, row: Mapping[str, Any], file_format: str) -> Dialect:
     batch = source.format == "openai_batch" or {"custom_id", "body"} <= row.keys()
-    # Only what changes the prompt itself: how an answer was sampled is not learned.
-    fields = ("tools", "chat_template_kwargs")
     columns = Columns(
-        prompt=source.columns.prompt, messages=source.columns.messages, sampling=fields
+        prompt=source.columns.prompt, messages=source.columns.messages, sampling=_IN_PROMPT
     )
     return Dialect(columns, "openai_batch" if batch else file_format, True, (), {}, ())
 
 
-def _sample(row: Mapping[str, Any], request: Request, source: Data) -> Sample | str:
+def _sample(row: Mapping[str, Any], request: Request, source: Data) -> Sample:
     answer = row.get(source.columns.response)
-    if row.get("tool_calls") or row.get("choices"):
-        return "no plain answer"
     label = row.get(source.columns.label) if source.columns.label else None
-    kept = {
-        k: request.sampling[k] for k in ("tools", "chat_template_kwargs") if k in request.sampling
-    }
+    kept = {name: request.sampling[name] for name in _IN_PROMPT if name in request.sampling}
     return Sample(
         replace(request, sampling=kept),
         answer if isinstance(answer, str) and answer else None,

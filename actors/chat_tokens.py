@@ -63,11 +63,11 @@ class ChatTokens:
             )
         except TemplateError:
             return None
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def encode_answer(self, text: str, complete: bool) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return [*ids, self.end] if complete and self.end is not None else ids
 
     def decode(self, ids: Sequence[int]) -> str:

@@ -150,7 +150,9 @@ def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
 
     resolved = load_config(config, dict(map(parse_override, settings)), DistillConfig)
     with _own_terminal() as terminal:
-        outcome = distill_student(resolved, partial(terminal.print, highlight=False))
+        outcome = distill_student(
+            resolved, partial(terminal.print, highlight=False, soft_wrap=True)
+        )
     if as_json:
         click.echo(json.dumps(outcome.as_dict(), indent=2))
     else:

@@ -68,6 +68,12 @@ class _Code(torch.autograd.Function):
         return gradients[0] * kept, None
 
 
+def to_code(ratio: Tensor, kind: Kind) -> Tensor:
+    """Codes of weights divided by their scale, with the gradient of training."""
+    code: Tensor = _Code.apply(ratio, kind)  # type: ignore[no-untyped-call]
+    return code
+
+
 def search_scales(weight: Tensor, fmt: QuantFormat, unit: Tensor, search: ScaleSearch) -> Tensor:
     """Stored scales (outputs, groups) of a weight (outputs, inputs), in units of `unit`.
 
@@ -93,13 +99,12 @@ def search_scales(weight: Tensor, fmt: QuantFormat, unit: Tensor, search: ScaleS
 def _squared_error(groups: Tensor, scale: Tensor, kind: Kind) -> Tensor:
     """Summed over each group: (outputs, groups, size) and (outputs, groups) to the latter."""
     scale = scale.unsqueeze(-1)
-    code = round_to_code(groups / scale, kind).clamp(_LOWEST[kind], _HIGHEST[kind])
-    return (code * scale - groups).square().sum(-1)
+    return (to_code(groups / scale, kind) * scale - groups).square().sum(-1)
 
 
 def _grouped(weight: Tensor, fmt: QuantFormat) -> Tensor:
     """(outputs, inputs) to (outputs, groups, size)."""
-    return weight.unflatten(1, (-1, fmt.group_size or weight.shape[1]))
+    return weight.reshape(weight.shape[0], -1, fmt.group_size or weight.shape[1])
 
 
 class FakeQuantLinear(torch.nn.Linear):
@@ -160,7 +165,7 @@ class FakeQuantLinear(torch.nn.Linear):
         return (self.stored_scales() * self.unit).unsqueeze(-1)
 
     def _codes(self, scale: Tensor) -> Tensor:
-        return _Code.apply(_grouped(self.weight, self.fmt) / scale, self.fmt.kind)
+        return to_code(_grouped(self.weight, self.fmt) / scale, self.fmt.kind)
 
     def _forward_int8(self, x: Tensor) -> Tensor:
         """Multiplies the codes and scales the sums, as the engine does.
@@ -170,7 +175,7 @@ class FakeQuantLinear(torch.nn.Linear):
         """
         scale = self._scales()
         token_scale = (x.detach().float().abs().amax(-1, keepdim=True) / 127).clamp_min(1e-20)
-        token = _Code.apply(x.float() / token_scale, self.fmt.kind)
+        token = to_code(x.float() / token_scale, self.fmt.kind)
         sums = linear(token.to(x.dtype), self._codes(scale).flatten(1).to(x.dtype))
         out = sums.float() * token_scale * scale.flatten()
         return (out if self.bias is None else out + self.bias).to(sums.dtype)

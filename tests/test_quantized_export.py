@@ -79,7 +79,7 @@ def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
 
 def test_an_export_refuses_another_format_and_a_folder_that_exists(tmp_path: Path) -> None:
     model = quantized(SMALL, INT4)
-    with pytest.raises(ValueError, match="not quantized to .*int8"):
+    with pytest.raises(ValueError, match=r"not quantized to .*int8"):
         export(model, INT8, SMALL, tmp_path / "out")
     with pytest.raises(FileExistsError, match="remove it"):
         export(model, INT4, SMALL, tmp_path)

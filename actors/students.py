@@ -1,6 +1,6 @@
 """Teachers and students in memory, and the variants of the student that a report compares."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -107,7 +107,9 @@ def _load(folder: str, dtype: torch.dtype, device: torch.device) -> PreTrainedMo
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device).eval()
 
 
-def _token_batches(examples: Sequence[Example], device: torch.device) -> Iterator[torch.Tensor]:
+def _token_batches(
+    examples: Sequence[Example], device: torch.device
+) -> list[dict[str, torch.Tensor]]:
     """Rows one by one, [1, length]: calibration sees no padding."""
-    for example in examples[:_CALIBRATION_ROWS]:
-        yield torch.tensor([example.ids], device=device)
+    rows = (torch.tensor([e.ids], device=device) for e in examples[:_CALIBRATION_ROWS])
+    return [{"input_ids": ids} for ids in rows]

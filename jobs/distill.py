@@ -134,9 +134,10 @@ def _measure(plan: DistillPlan, store: Store, say: Say) -> None:
 
 def variants(config: DistillConfig) -> list[str]:
     """The rows of the report's table, from the whole model to the student."""
-    others = [
-        name for name in ("rtn", PTQ, "gptq", CROSS_ENTROPY) if name in (*config.baselines, PTQ)
-    ]
+    wanted = {PTQ, *config.baselines}
+    if config.format.kind != "int4":
+        wanted.discard("gptq")
+    others = [name for name in ("rtn", PTQ, "gptq", CROSS_ENTROPY) if name in wanted]
     return [BF16, *others, STUDENT]
 
 

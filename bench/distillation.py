@@ -96,9 +96,7 @@ def agreement(config: DistillConfig) -> float:
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         job = process.submit(vllm_answers, str(store.model_folder), prompts, config.max_new_tokens)
         answers = job.result()
-    student = load_variant(
-        STUDENT, config, device, (), trained_state(store, STUDENT, device)
-    ).eval()
+    student = load_variant(STUDENT, config, device, (), trained_state(store, STUDENT)).eval()
     same = total = 0
     for prompt, answer in answers:
         with torch.autocast("cpu", torch.bfloat16):

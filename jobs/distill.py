@@ -60,7 +60,7 @@ class Outcome:
     def as_dict(self) -> dict[str, Any]:
         """What `--json` prints."""
         return {
-            **asdict(replace(self, config=None)),  # type: ignore[type-var, arg-type]
+            **asdict(self),
             "config": self.config.model_dump(mode="json"),
             "published": self.verdict.publish,
         }
@@ -150,6 +150,9 @@ def _settle(plan: DistillPlan, store: Store, say: Say) -> Outcome:
     if verdict.publish and not store.model_folder.exists():
         say(f"exporting to {store.model_folder}")
         _in_task(plan, "export_student", STUDENT)
+    if not verdict.publish:
+        # It left under an earlier gate.
+        store.directory.remove("model")
     exported = store.model_folder if verdict.publish else None
     outcome = Outcome(
         config=config,

@@ -31,7 +31,7 @@ from pipelines.distill_config import DistillConfig
 from pipelines.errors import RunFailure
 
 _STATE_FILE = "state.pt"
-_PROGRESS_EVERY_S = 2.0
+_PROGRESS_EVERY_S = 5.0
 
 
 def answer_prompts(
@@ -76,7 +76,7 @@ def fit(config: DistillConfig, name: str, objective: str, max_length: int) -> No
     except ray.train.TrainingFailedError as error:
         raise RunFailure(f"training {name}: {_last_words(error)}") from error
     best = result.get_best_checkpoint("kl", "min")
-    latest = torch.load(Path(result.checkpoint.path, _STATE_FILE), weights_only=True)
+    latest = _read_state(Path(result.checkpoint.path))
     store.finish_training(name, best.path, latest["curve"])
 
 
@@ -116,8 +116,7 @@ def _opened(config: DistillConfig, job: dict[str, Any], ranks: Ranks) -> Distill
     )
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder, _STATE_FILE), map_location=device, weights_only=True)
-        distillation.load_state_dict(state)
+            distillation.load_state_dict(_read_state(Path(folder)))
     return distillation
 
 
@@ -165,9 +164,7 @@ def measure(config: DistillConfig, names: Sequence[str], max_length: int) -> Non
     teacher, examples = load_teacher(config, device), store.load_examples()
     decode = ChatTokens(student_folder(config)).decode
     for name in names:
-        student = load_variant(
-            name, config, device, examples["train"], trained_state(store, name, device)
-        )
+        student = load_variant(name, config, device, examples["train"], trained_state(store, name))
         found = Distillation(config, teacher, student, examples, decode, max_length)
         store.save_measured(name, found.evaluate("test"))
 
@@ -176,7 +173,7 @@ def export_student(config: DistillConfig, name: str) -> None:
     """Write the trained student in its low-bit format; a Ray task."""
     device, store = torch.device("cpu"), Store(config)
     student = load_quantized(config, device)
-    student.load_state_dict(trained_state(store, name, device))
+    student.load_state_dict(trained_state(store, name) or {})
     export(student, quant_format(config), Path(student_folder(config)), store.model_folder)
 
 
@@ -187,13 +184,20 @@ def in_task(config: DistillConfig, work: Any, *arguments: Any) -> ray.ObjectRef:
     return ray.remote(**options, max_retries=0)(work).remote(config, *arguments)
 
 
-def trained_state(store: Store, name: str, device: torch.device) -> dict[str, Any] | None:
+def trained_state(store: Store, name: str) -> dict[str, Any] | None:
+    """The weights of a training's best step; None where no training of that name has ended."""
     folder = store.best_checkpoint(name)
     if folder is None:
         return None
-    state = torch.load(Path(folder, _STATE_FILE), map_location=device, weights_only=True)
-    weights: dict[str, Any] = state["student"]
+    weights: dict[str, Any] = _read_state(folder)["student"]
     return weights
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    """Mapped, not read: most of it is the optimizer's, and a GPU has no room for a second copy."""
+    path = Path(folder, _STATE_FILE)
+    state: dict[str, Any] = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    return state
 
 
 def _resources(config: DistillConfig) -> dict[str, float]:

@@ -257,9 +257,9 @@ class Distillation:
         for start in range(0, len(leaf), self.train.kl_chunk):
             at = slice(start, start + self.train.kl_chunk)
             loss = self._loss(leaf[at], wanted[at], answers[at]) / tokens
-            loss.backward()
+            torch.autograd.backward(loss)
             total += float(loss.detach())
-        hidden.backward(leaf.grad)
+        torch.autograd.backward(hidden, leaf.grad)
         return total
 
     def _loss(

@@ -116,7 +116,7 @@ def _prepare(plan: DistillPlan, store: Store, say: Say) -> None:
 def _train(plan: DistillPlan, store: Store, say: Say) -> None:
     from jobs.distill_training import fit
 
-    trainings = {STUDENT: plan.config.objective}
+    trainings: dict[str, str] = {STUDENT: plan.config.objective}
     if CROSS_ENTROPY in plan.config.baselines:
         trainings[CROSS_ENTROPY] = CROSS_ENTROPY
     for name, objective in trainings.items():

@@ -75,7 +75,9 @@ class Train(Section):
     micro_batch_tokens: PositiveInt = Field(
         16_384, description="tokens that go through a model at once on one worker"
     )
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: PositiveFloat = Field(
+        1e-5, description="its peak; a copy of the teacher begins where it should end: low"
+    )
     warmup: NonNegativeInt = Field(20, description="steps in which the rate rises to its peak")
     weight_decay: NonNegativeFloat = 0.0
     clip_norm: PositiveFloat = 1.0

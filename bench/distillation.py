@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import click
@@ -30,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.students import load_variant
-from demo.evaluate import held_out_questions
-from demo.tasks import chat, draw_system
+from demo.distill_prompts import ROWS, write_prompts
 from jobs.distill import Outcome, distill
 from jobs.distill_store import Store
 from jobs.distill_training import trained_state
@@ -42,22 +40,9 @@ from pipelines.publish import BF16, PTQ, STUDENT, kl_closed
 CONFIG = Path(__file__).parent.parent / "configs/distill-demo.yaml"
 FIGURES = ("kl_closed", "em_bf16", "em_ptq", "em_qad", "size_ratio", "vllm_agreement")
 AGREEMENT_ROWS = 256
-SYSTEM_SHARE = 0.15
-"""As in the training of the demo models."""
 LARGE = {"student": None, "train.learning_rate": 1e-5, "train.steps": 120, "eval.every_steps": 20}
 """The teacher's own copy: there is only rounding to make up for."""
 Answers = list[tuple[list[int], list[int]]]
-
-
-def write_prompts(path: Path, count: int) -> None:
-    """Distinct questions that no demo model saw, with their labels."""
-    rng = Random("distillation")
-    rows = []
-    for question in held_out_questions(count, seed=1):
-        system = draw_system(rng) if rng.random() < SYSTEM_SHARE else None
-        rows.append({"messages": chat(question.prompt, system), "label": question.label})
-    rng.shuffle(rows)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def configured(
@@ -138,18 +123,13 @@ def mean(runs: Sequence[dict[str, float]], name: str) -> float:
 @click.command()
 @click.option("--student", type=click.Choice(["small", "large"]), default="small")
 @click.option("--seeds", default=3, show_default=True)
-@click.option("--prompts", default=20_000, show_default=True)
-@click.option("--prompts-only", type=click.Path(), help="write the prompts there, and no more")
+@click.option("--prompts", default=ROWS, show_default=True)
 @click.option("--set", "settings", multiple=True, help="override a key of the configuration")
 @click.option("--json", "as_json", is_flag=True)
 def main(student: str, seeds: int, prompts: int, settings: tuple[str, ...], as_json: bool) -> None:
     """Train, measure and print; progress goes to standard error."""
     from pipelines.config_file import parse_override
 
-    if prompts_only:
-        Path(prompts_only).parent.mkdir(parents=True, exist_ok=True)
-        write_prompts(Path(prompts_only), prompts)
-        return
     err = Console(stderr=True)
     given = dict(map(parse_override, settings))
     with tempfile.TemporaryDirectory(prefix="nightmill-distill-") as scratch:

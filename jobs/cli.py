@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NoReturn
 
 import click
@@ -135,6 +136,28 @@ def tune(
         return
     for tier, plan in plans.items():
         print_plan(tier, plan, out)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+@set_option
+def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
+    """Teach a low-bit student to answer as its teacher, and export it if that was worth it."""
+    from jobs.distill import distill as distill_student
+    from jobs.distill_report import print_outcome
+    from pipelines.distill_config import DistillConfig
+
+    resolved = load_config(config, dict(map(parse_override, settings)), DistillConfig)
+    with _own_terminal() as terminal:
+        outcome = distill_student(
+            resolved, partial(terminal.print, highlight=False, soft_wrap=True)
+        )
+    if as_json:
+        click.echo(json.dumps(outcome.as_dict(), indent=2))
+    else:
+        print_outcome(outcome, out)
+    sys.exit(outcome.exit_code)
 
 
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:

@@ -2,18 +2,32 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import fsspec
 import yaml
 from pydantic import ValidationError
 
-from pipelines.config import RunConfig
+from pipelines.config import RunConfig, Section
 from pipelines.errors import UsageProblem
 
+AnyConfig = TypeVar("AnyConfig", bound=Section)
 
-def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
-    """Read, override and validate a configuration.
+
+@overload
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig: ...
+
+
+@overload
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | None, kind: type[AnyConfig]
+) -> AnyConfig: ...
+
+
+def load_config(
+    path: str | Path, overrides: Mapping[str, Any] | None = None, kind: type[Section] = RunConfig
+) -> Section:
+    """Read, override and validate a configuration: of a run, or of another kind of job.
 
     `overrides` maps dotted keys to values; list items are addressed by position or, for
     tiers, by name: `tiers.small.replicas`.
@@ -32,11 +46,11 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     except yaml.YAMLError as error:
         raise UsageProblem(f"{path}: is no valid YAML ({error})") from error
     if not isinstance(raw, dict):
-        raise UsageProblem(f"{path}: must be a mapping of keys such as input, output and tiers")
+        raise UsageProblem(f"{path}: must be a mapping of keys such as {_examples(kind)}")
     for key, value in (overrides or {}).items():
         _set(raw, key, value, str(path))
     try:
-        return RunConfig.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
         raise UsageProblem("\n".join(f"{path}: {line}" for line in _lines(error))) from error
 
@@ -52,9 +66,13 @@ def parse_override(text: str) -> tuple[str, Any]:
         raise UsageProblem(f"--set {text}: the value is no YAML ({error})") from error
 
 
-def dump_config(config: RunConfig) -> str:
+def dump_config(config: Section) -> str:
     """The resolved configuration as YAML, every default written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _examples(kind: type[Section]) -> str:
+    return ", ".join(list(kind.model_fields)[:3])
 
 
 def _set(raw: dict[str, Any], key: str, value: Any, path: str) -> None:

@@ -8,6 +8,11 @@ import pytest
 from pipelines.config import RunConfig, Tier
 
 ROOT = Path(__file__).parent.parent
+RUN_CONFIGS = sorted(
+    path
+    for path in (ROOT / "configs").glob("*.yaml")
+    if not path.name.startswith(("prices", "distill-"))
+)
 PRICE = {"input": 0.5, "output": 1.5}
 
 

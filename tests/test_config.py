@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, tier
+from conftest import RUN_CONFIGS, tier
 
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
@@ -20,9 +20,6 @@ def written(tmp_path: Path, raw: object) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump(raw))
     return path
-
-
-RUN_CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if p.name != "prices.yaml")
 
 
 @pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda p: p.name)

@@ -7,7 +7,15 @@ HEAVY = ["vllm", "torch", "lancedb", "sentence_transformers", "transformers"]
 
 
 @pytest.mark.parametrize(
-    "module", ["pipelines.config", "pipelines.chain", "pipelines.settle", "jobs.cli", "jobs.batch"]
+    "module",
+    [
+        "pipelines.config",
+        "pipelines.chain",
+        "pipelines.settle",
+        "jobs.cli",
+        "jobs.batch",
+        "jobs.distill",
+    ],
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {HEAVY} if m in sys.modules])"

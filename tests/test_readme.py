@@ -4,6 +4,7 @@ import yaml
 from conftest import ROOT
 
 from pipelines.config import VLLM, RunConfig
+from pipelines.distill_config import DistillConfig
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.requests import REQUEST_FIELDS
 from pipelines.schema import RESULT
@@ -16,6 +17,8 @@ def test_the_configurations_in_the_readme_are_valid() -> None:
         section = yaml.safe_load(text)
         if section.keys() == {"engine"}:
             VLLM.model_validate(section["engine"])
+        elif "teacher" in section:
+            DistillConfig.model_validate(section)
         else:
             RunConfig.model_validate(section)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, vllm_tier
+from conftest import RUN_CONFIGS, vllm_tier
 
 from jobs.engine_args import engine_arg_names
 from jobs.tiers import check_tier
@@ -75,9 +75,6 @@ def test_engine_arguments_are_those_of_vllm_itself() -> None:
     from vllm import AsyncEngineArgs
 
     assert engine_arg_names() == {field.name for field in fields(AsyncEngineArgs)}
-
-
-RUN_CONFIGS = sorted(p for p in (ROOT / "configs").glob("*.yaml") if p.name != "prices.yaml")
 
 
 @pytest.mark.parametrize("path", RUN_CONFIGS, ids=lambda p: p.name)

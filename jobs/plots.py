@@ -1,0 +1,102 @@
+"""Line plots as inline SVG: no script, no file beside the page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+_WIDTH, _HEIGHT = 460, 260
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 34
+_COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
+_TICKS = 4
+
+Line = Sequence[tuple[float, float]]
+
+
+def line_plot(
+    title: str, lines: Mapping[str, Line], levels: Mapping[str, float], logarithmic: bool = False
+) -> str:
+    """An SVG element.
+
+    Args:
+        lines: points (x, y) by name; y above 0 where the axis is logarithmic.
+        levels: values drawn as dashed horizontal lines, by name.
+    """
+    ys = [y for line in lines.values() for _, y in line] + list(levels.values())
+    xs = [x for line in lines.values() for x, _ in line]
+    if not xs:
+        return ""
+    across = _Axis(min(xs), max(xs), _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(*_padded(ys, logarithmic), _HEIGHT - _BOTTOM, _TOP, logarithmic)
+    parts = [f'<text x="{_LEFT}" y="16" class="title">{escape(title)}</text>']
+    parts += _grid(across, up)
+    names = [*lines, *levels]
+    for i, (name, line) in enumerate(lines.items()):
+        points = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{_colour(i)}"/>')
+        parts += [
+            f'<circle cx="{across.at(x):.1f}" cy="{up.at(y):.1f}" r="2" fill="{_colour(i)}">'
+            f"<title>{escape(name)}, step {x:g}: {y:.5g}</title></circle>"
+            for x, y in line
+        ]
+    for i, y in enumerate(levels.values(), len(lines)):
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up.at(y):.1f}" y2="{up.at(y):.1f}" '
+            f'stroke="{_colour(i)}" stroke-dasharray="4 3"/>'
+        )
+    return (
+        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg><figcaption>{_legend(names)}</figcaption></figure>"
+    )
+
+
+class _Axis:
+    """From values to pixels."""
+
+    def __init__(
+        self, low: float, high: float, start: float, end: float, logarithmic: bool = False
+    ) -> None:
+        self._scale = math.log10 if logarithmic else float
+        self._low, self._high = self._scale(low), self._scale(high)
+        self._start, self._end = start, end
+        self.logarithmic = logarithmic
+
+    def at(self, value: float) -> float:
+        span = (self._high - self._low) or 1.0
+        return self._start + (self._scale(value) - self._low) / span * (self._end - self._start)
+
+    def ticks(self) -> list[float]:
+        steps = [self._low + (self._high - self._low) * i / _TICKS for i in range(_TICKS + 1)]
+        return [10**step for step in steps] if self.logarithmic else steps
+
+
+def _padded(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if logarithmic:
+        return low / 1.1, high * 1.1
+    margin = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
+    return low - margin, high + margin
+
+
+def _grid(across: _Axis, up: _Axis) -> list[str]:
+    lines = []
+    for value in up.ticks():
+        y = up.at(value)
+        lines.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>'
+        )
+        lines.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.3g}</text>')
+    for value in across.ticks():
+        x, y = across.at(value), _HEIGHT - _BOTTOM + 16
+        lines.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{value:.0f}</text>')
+    return lines
+
+
+def _legend(names: Sequence[str]) -> str:
+    return " ".join(
+        f'<span style="color:{_colour(i)}">&#9632;</span> {escape(name)}'
+        for i, name in enumerate(names)
+    )
+
+
+def _colour(i: int) -> str:
+    return _COLOURS[i % len(_COLOURS)]

@@ -74,7 +74,7 @@ def run(
     """
     plan = plan_run(config, datetime.now(UTC).date())
     directory = check_writable(config)
-    with Lock(directory).held() as lock:
+    with Lock(directory).held():
         identity = open_run(directory, plan, retry)
         drop_settled(directory)
         sweep(directory)
@@ -95,7 +95,7 @@ def run(
         if on_start:
             on_start(sum(block.num_rows for block in blocks))
         logs = connect(divert_stderr)
-        return _Run(plan, directory, identity, lock, watch, logs).finish(blocks)
+        return _Run(plan, directory, identity, watch, logs).finish(blocks)
 
 
 def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
@@ -127,13 +127,12 @@ class _Run:
         plan: Plan,
         directory: Directory,
         identity: RunIdentity,
-        lock: Lock,
         watch: Watch | None,
         logs: Path,
     ) -> None:
         self._plan, self._config = plan, plan.config
         self._directory, self._identity = directory, identity
-        self._lock, self._watch = lock, watch
+        self._watch = watch
         self._started = time.time()
         self._logs = logs
         self._meter = (
@@ -283,7 +282,7 @@ class _Run:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Shows progress and keeps the run's memory and lock fresh while it streams."""
+        """Shows progress and keeps the run's memory fresh while it streams."""
         stop = threading.Event()
         thread = threading.Thread(target=self._look, args=(stop,), daemon=True)
         thread.start()
@@ -296,7 +295,6 @@ class _Run:
     def _save(self, snapshot: Snapshot) -> None:
         try:
             save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
-            self._lock.refresh()
         # Storage that hiccups now is written to again in a few seconds.
         except Exception as error:
             logger.warning("the run's state could not be saved: %s", error)

@@ -1,8 +1,10 @@
 """What an OUTPUT directory remembers of its run: whose it is, who works on it, what was spent."""
 
 import json
+import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,7 +23,9 @@ from pipelines.storage import Directory
 _RUN = f"{STATE}/run.json"
 _LOCK = f"{STATE}/lock.json"
 _ATTEMPTS = f"{STATE}/attempts"
-_STALE_S = 120.0
+_STALE_S, _REFRESH_S = 120.0, 15.0
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,13 @@ def load_replicas(directory: Directory) -> dict[str, list[Replica]]:
 
 
 class Lock:
-    """Keeps a second driver away from an OUTPUT directory; it must be refreshed."""
+    """Keeps a second driver away from an OUTPUT directory, and says that it still lives."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
 
     @contextmanager
-    def held(self) -> Iterator["Lock"]:
+    def held(self) -> Iterator[None]:
         """Raises: UsageProblem if another driver works here."""
         while not self._directory.create(_LOCK, _owner()):
             owner = json.loads(self._directory.read(_LOCK) or b"{}")
@@ -92,13 +96,23 @@ class Lock:
                     f"If it is surely gone, remove {_LOCK} there"
                 )
             self._directory.remove(_LOCK)
+        released = threading.Event()
+        thread = threading.Thread(target=self._refresh, args=(released,), daemon=True)
+        thread.start()
         try:
-            yield self
+            yield
         finally:
+            released.set()
+            thread.join()
             self._directory.remove(_LOCK)
 
-    def refresh(self) -> None:
-        self._directory.write(_LOCK, _owner())
+    def _refresh(self, released: threading.Event) -> None:
+        while not released.wait(_REFRESH_S):
+            try:
+                self._directory.write(_LOCK, _owner())
+            # Storage that hiccups now is written to again in a few seconds.
+            except Exception as error:
+                logger.warning("%s: the lock could not be refreshed: %s", _LOCK, error)
 
 
 def _owner() -> bytes:

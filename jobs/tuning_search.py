@@ -140,12 +140,12 @@ class Search:
         chosen = {size: best_tokens(by_tokens) for size, by_tokens in rates.items()}
         best = {size: by_tokens[chosen[size]] for size, by_tokens in rates.items()}
         name = f"{method['method']}, " + " ".join(f"{n}@{size}" for size, n in chosen.items())
+        planned = speculative(method, schedule(chosen, max(rates)))
         comparison = compare(self._speeds(best), self._speeds(reference))
         if any(chosen.values()) and comparison.wins:
-            planned = speculative(method, schedule(chosen, max(rates)))
             self._take(name, planned, best, comparison)
         else:
-            self._reject(name, best, comparison)
+            self._reject(name, planned, best, comparison)
 
     def _size_changes(self) -> Iterator[Attempt]:
         seqs, tokens = self._sizes["max_num_seqs"], self._sizes["max_num_batched_tokens"]
@@ -174,11 +174,11 @@ class Search:
             trial.close()
         comparison, rates = compare(measured, reference), {**self._rates, full: measured}
         if key == "kv_cache_dtype":
-            self._reject(name, rates, comparison, _CHANGES_ANSWERS)
+            self._reject(name, {key: value}, rates, comparison, _CHANGES_ANSWERS)
         elif comparison.wins:
             self._take(name, {key: value}, rates, comparison)
         else:
-            self._reject(name, rates, comparison)
+            self._reject(name, {key: value}, rates, comparison)
 
     def _batches(self) -> list[int]:
         """The sizes to measure: a few small ones and the full batch."""
@@ -215,9 +215,14 @@ class Search:
             self._best = self._open(self.args)
 
     def _reject(
-        self, name: str, rates: Rates, comparison: Comparison, why: str = "no gain beyond noise"
+        self,
+        name: str,
+        args: Arguments,
+        rates: Rates,
+        comparison: Comparison,
+        why: str = "no gain beyond noise",
     ) -> None:
-        self.tried.append(_tried(name, {}, rates, comparison, taken=False, note=why))
+        self.tried.append(_tried(name, args, rates, comparison, taken=False, note=why))
 
 
 def _tried(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Iterator
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -180,24 +181,30 @@ class Poisoned(VLLMEngine):
             raise EngineDeadError
         return Answer(response=str(tokens[0]))
 
-    async def _restart(self, dead: Any) -> None:
-        self.deaths += 1
+    async def start(self) -> None:
+        self._llm = SimpleNamespace(shutdown=lambda: None)  # type: ignore[assignment]
 
 
-def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it() -> None:
-    async def all_at_once() -> list[Answer]:
+@pytest.mark.parametrize("killers", [1, 12])
+def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it(killers: int) -> None:
+    async def all_at_once() -> tuple[list[Answer], int]:
         engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
-        engine._llm = None
-        rows = [*range(20), 666, *range(20, 40)]
-        return await asyncio.gather(
-            *(engine._generate(Generation(Ask([row], None))) for row in rows)
-        )  # type: ignore[arg-type]
+        await engine.start()
+        engine.admission.open(64)
+        rows = [*range(20), *[666] * killers, *range(20, 40)]
+        answers = await asyncio.gather(
+            *(engine._generate(Generation(Ask([row], None))) for row in rows)  # type: ignore[arg-type]
+        )
+        return answers, engine.admission.limit.num_seqs
 
-    answers = asyncio.run(all_at_once())
-    (poison,) = [a for a in answers if a.problem]
-    assert poison.problem is not None
-    assert (poison.problem.kind, poison.attempts) == ("engine", 3)
+    answers, limit = asyncio.run(all_at_once())
+    poisonous = [a for a in answers if a.problem]
+    assert [(p.problem.kind, p.attempts) for p in poisonous if p.problem] == [
+        ("engine", 3)
+    ] * killers
     assert [a.response for a in answers if not a.problem] == [str(i) for i in range(40)]
+    # Two deaths of all together; those of a row alone say nothing of how many can run.
+    assert limit == 16
 
 
 def engine_processes() -> list[Any]:

@@ -65,6 +65,8 @@ def vllm_answers(model: str, prompts: list[list[int]], max_tokens: int) -> Answe
     """vLLM's greedy answer to each prompt, as (prompt, answer) in tokens."""
     import os
 
+    # vLLM logs to standard output, where the JSON belongs.
+    os.dup2(2, 1)
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"
     from vllm import LLM, SamplingParams
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
 from pipelines.formats import Device, model_refusal, this_cpu
+from pipelines.tier import VLLM
 
 
 def check_formats(config: VLLM) -> None:

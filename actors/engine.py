@@ -9,11 +9,11 @@ from itertools import count
 from typing import Any, Protocol
 
 from actors.admission import Admission, Admitted
-from pipelines.config import Scripted, Tier
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
 from pipelines.requests import Request, other_forms
+from pipelines.tier import Scripted, Tier
 
 
 @dataclass(frozen=True)

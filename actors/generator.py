@@ -10,13 +10,13 @@ import pyarrow as pa
 
 from actors.engine import Answer, Engine
 from actors.meter import Grant
-from pipelines.config import Tier
 from pipelines.cost import token_cost
 from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
 from pipelines.requests import Request, text_of
 from pipelines.schema import BEYOND_TEXT, patch
+from pipelines.tier import Tier
 from pipelines.waiting import rows_for_tier
 
 _WAIT_FOR_BUDGET_S = 0.1

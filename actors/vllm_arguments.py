@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
+from pipelines.tier import VLLM
 
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 

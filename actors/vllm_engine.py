@@ -19,11 +19,11 @@ from actors.vllm_arguments import check_parsers, check_task, engine_arguments
 from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_left
 from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
 from actors.vllm_requests import Ask, Translator
-from pipelines.config import VLLM
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM

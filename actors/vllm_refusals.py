@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pipelines.config import VLLM
 from pipelines.errors import RowProblem
 from pipelines.requests import EMBEDDING_FIELDS, Request, text_of
+from pipelines.tier import VLLM
 
 _SUSPICIOUS_BYTES_PER_TOKEN = 8
 """Text this long for its context is worth tokenizing before a model is loaded for it."""

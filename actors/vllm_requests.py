@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from actors.prompt_tokens import PromptTokens
-from pipelines.config import VLLM
 from pipelines.errors import RowProblem
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams

@@ -25,8 +25,8 @@ import click
 
 from jobs.trial import EngineTrial, Sample, Trial
 from jobs.tuning_search import MOST_TOKENS, NGRAM, Arguments, Search, speculative
-from pipelines.config import VLLM
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 ROWS = 256
 BATCHES = (1, 4, 16, 64)

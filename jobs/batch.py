@@ -27,7 +27,7 @@ from jobs.tuning_plans import plans_for
 from pipelines.blocks import Block
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
-from pipelines.config import VLLM, RunConfig, Tier
+from pipelines.config import RunConfig
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.ledger import overhead_lines
 from pipelines.leftovers import (
@@ -42,6 +42,7 @@ from pipelines.prices import nano_dollars
 from pipelines.replicas import actor_options, cpu_engines
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
+from pipelines.tier import VLLM, Tier
 from pipelines.tuning import TuningPlan
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from actors.response_cache import ResponseCache
 from actors.router import Router
 from pipelines.blocks import Block
 from pipelines.commit import blocks_of, commit_block
-from pipelines.config import ResponseCacheConfig, Route, Storage, Tier
+from pipelines.config import ResponseCacheConfig, Route, Storage
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
@@ -33,6 +33,7 @@ from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tier import Tier
 from pipelines.tuning import TuningPlan
 from pipelines.waiting import rows_for_tier
 

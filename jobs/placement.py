@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from pipelines.config import Tier
 from pipelines.replicas import gpu_bundles
+from pipelines.tier import Tier
 
 OptionsOfEach = Callable[[], dict[str, Any]]
 

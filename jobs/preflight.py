@@ -16,7 +16,7 @@ from jobs.cluster import connect
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
-from pipelines.config import VLLM, Input, Rules, RunConfig
+from pipelines.config import Input, Rules, RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
@@ -34,6 +34,7 @@ from pipelines.scan import (
 from pipelines.schema import without_views
 from pipelines.sources import file_version, find_files, plan_blocks
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tier import VLLM
 
 _INLINE_ROWS = 20_000
 """Up to here reading the input once takes less time than starting Ray."""

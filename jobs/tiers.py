@@ -8,9 +8,9 @@ from pathlib import Path
 from ray.util.accelerators import accelerators
 
 from jobs.engine_args import engine_arg_names
-from pipelines.config import VLLM, Tier
 from pipelines.errors import UsageProblem
 from pipelines.formats import CAPABILITIES, Device, model_refusal, this_cpu
+from pipelines.tier import VLLM, Tier
 
 ACCELERATORS = tuple(v for k, v in vars(accelerators).items() if k.isupper())
 

@@ -24,9 +24,9 @@ import psutil
 
 from actors.engine import Answer
 from actors.hardware import gpus
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 _STOP_S = 20.0
 _STALL_S = 120.0

@@ -20,11 +20,12 @@ from jobs.preflight import Plan, plan_run
 from jobs.trial import EngineTrial, Trial
 from jobs.tuning_plans import plans_directory, tuning_subject
 from jobs.tuning_search import Arguments, Search
-from pipelines.config import VLLM, RunConfig, Tier
+from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.replicas import cpu_engines, fitted
 from pipelines.storage import open_filesystem
+from pipelines.tier import VLLM, Tier
 from pipelines.tuning import TuningPlan, find_plan, load_plans, save_plan
 from pipelines.waiting import rows_for_tier
 

@@ -6,8 +6,9 @@ import pyarrow as pa
 
 from actors.hardware import engine_version
 from jobs.preflight import Plan
-from pipelines.config import VLLM, RunConfig, Tier
+from pipelines.config import RunConfig
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tier import VLLM, Tier
 from pipelines.tuning import Subject, TuningPlan, find_plan, load_plans, subject_of
 
 _REFUSED_IN_SPECULATION = ("min_p", "logit_bias")

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from jobs.trial import Sample, Trial
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
+from pipelines.tier import VLLM
 from pipelines.tuning import (
     Comparison,
     Schedule,

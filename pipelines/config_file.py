@@ -8,8 +8,9 @@ import fsspec
 import yaml
 from pydantic import ValidationError
 
-from pipelines.config import RunConfig, Section
+from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
+from pipelines.section import Section
 
 AnyConfig = TypeVar("AnyConfig", bound=Section)
 

@@ -11,8 +11,9 @@ from pydantic import (
     model_validator,
 )
 
-from pipelines.config import InputFormat, Section, Storage
+from pipelines.config import InputFormat, Storage
 from pipelines.quant_formats import GROUP_SIZES, Kind
+from pipelines.section import Section
 
 Baseline = Literal["rtn", "gptq", "cross_entropy"]
 

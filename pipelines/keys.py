@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.config import RunConfig, Scripted, Tier
+from pipelines.config import RunConfig
 from pipelines.requests import Request
+from pipelines.tier import Scripted, Tier
 
 KEY_BYTES = 16
 SORTABLE = np.dtype(f"S{KEY_BYTES + 1}")

@@ -9,8 +9,9 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
-from pipelines.config import Provisioned, RunConfig, Serverless, TokenPrice
+from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
+from pipelines.tier import Provisioned, Serverless, TokenPrice
 
 NUSD = 10**9
 """Nano-dollars in a dollar."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pipelines.config import VLLM, Tier
+from pipelines.tier import VLLM, Tier
 
 _GPU_MEMORY = 0.9
 """The share of a GPU's memory that an engine takes when the GPU is its own."""

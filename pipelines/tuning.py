@@ -12,10 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from pipelines.config import VLLM, RunConfig, Tier
+from pipelines.config import RunConfig
 from pipelines.keys import canonical_json, digest, folder_digests
 from pipelines.replicas import cpu_engines
 from pipelines.storage import Directory
+from pipelines.tier import VLLM, Tier
 
 _ALIKE_FACTOR = 2.0
 _NOISE_FLOOR = 0.02

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import RunConfig, Tier
+from pipelines.config import RunConfig
+from pipelines.tier import Tier
 
 ROOT = Path(__file__).parent.parent
 RUN_CONFIGS = sorted(

@@ -20,8 +20,8 @@ from ray.util import get_current_placement_group
 from jobs.placement import group_of_each
 from pipelines.blocks import Block, InputFile
 from pipelines.chain import Stage, run_chain
-from pipelines.config import Tier
 from pipelines.replicas import actor_options
+from pipelines.tier import Tier
 
 BLOCKS = 12
 ACROSS = {"tensor_parallel_size": 2, "distributed_executor_backend": "ray"}

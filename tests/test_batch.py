@@ -19,9 +19,10 @@ from conftest import MakeConfig, tier, write_jsonl
 
 from jobs.batch import run
 from jobs.summary import Summary
-from pipelines.config import RunConfig, Tier
+from pipelines.config import RunConfig
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.schema import RESULT, nano_dollars
+from pipelines.tier import Tier
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 

@@ -3,8 +3,8 @@ import time
 
 from actors.engine import Answer, ScriptedEngine
 from actors.exchange import Exchange, Loan, Trader
-from pipelines.config import Scripted
 from pipelines.requests import Request
+from pipelines.tier import Scripted
 
 SLOW = Scripted(kind="scripted", delay_s=0.02, max_num_seqs=4)
 

@@ -8,11 +8,11 @@ from conftest import tier
 from actors.engine import ScriptedEngine
 from actors.generator import Generator
 from actors.meter import Grant, RunMeter
-from pipelines.config import Tier
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, PriceList, TokenRate
 from pipelines.requests import Request
 from pipelines.schema import empty_columns, patch
+from pipelines.tier import Tier
 
 RATE = TokenRate(10**6, 10**6, 10**6)
 

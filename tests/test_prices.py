@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 from conftest import ROOT, MakeConfig, tier
 
-from pipelines.config import TokenPrice
 from pipelines.errors import UsageProblem
 from pipelines.prices import HourRate, PriceBook, TokenRate, load_book, nano_dollars, price_list
+from pipelines.tier import TokenPrice
 
 BOOK = PriceBook.model_validate(
     {

@@ -10,10 +10,10 @@ import quantized
 from conftest import ROOT
 
 from actors.vllm_engine import VLLMEngine
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
 from pipelines.formats import model_refusal, this_cpu, weight_formats
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 MODEL = ROOT / "demo/models/small"
 QUESTIONS = 40

@@ -3,11 +3,12 @@ import re
 import yaml
 from conftest import ROOT
 
-from pipelines.config import VLLM, RunConfig
+from pipelines.config import RunConfig
 from pipelines.distill_config import DistillConfig
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.requests import REQUEST_FIELDS
 from pipelines.schema import RESULT
+from pipelines.tier import VLLM
 
 README = (ROOT / "README.md").read_text()
 

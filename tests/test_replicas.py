@@ -14,9 +14,10 @@ from pydantic import ValidationError
 
 from jobs.batch import run
 from jobs.run_state import load_replicas
-from pipelines.config import VLLM, Storage, Tier
+from pipelines.config import Storage
 from pipelines.replicas import actor_options, cpu_engines, fitted, gpu_bundles
 from pipelines.storage import Directory
+from pipelines.tier import VLLM, Tier
 
 
 def engine_of(fitted_tier: Tier) -> VLLM:

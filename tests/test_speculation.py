@@ -12,8 +12,8 @@ from conftest import ROOT
 from actors.engine import Answer
 from actors.speculation import SpeculationLimit
 from actors.vllm_engine import VLLMEngine
-from pipelines.config import VLLM
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 TARGET, DRAFT = str(ROOT / "demo/models/large"), str(ROOT / "demo/models/small")
 ARGUMENTS = {"dtype": "bfloat16", "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 8}

@@ -14,8 +14,8 @@ from conftest import ROOT, write_jsonl
 from jobs.cli import main
 from jobs.trial import Measured, Sample
 from jobs.tuning_search import Arguments, Search
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
+from pipelines.tier import VLLM
 from pipelines.tuning import Subject, TuningPlan, tokens_at
 
 HERE = Subject("model", "vllm", "cpu", "work", 10.0)

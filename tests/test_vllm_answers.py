@@ -8,8 +8,8 @@ from conftest import ROOT
 
 from actors.vllm_answers import Message, Reader, read_pooled
 from actors.vllm_requests import Ask
-from pipelines.config import VLLM
 from pipelines.errors import RunFailure
+from pipelines.tier import VLLM
 
 MODEL = ROOT / "demo/models/small"
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]

@@ -12,8 +12,8 @@ from actors.engine import Answer
 from actors.vllm_core import Generation
 from actors.vllm_engine import VLLMEngine
 from actors.vllm_requests import Ask
-from pipelines.config import VLLM
 from pipelines.requests import Request
+from pipelines.tier import VLLM
 
 MODEL = str(ROOT / "demo/models/small")
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from conftest import ROOT
 
 from actors.engine import Answer
 from actors.vllm_engine import VLLMEngine
-from pipelines.config import VLLM
 from pipelines.requests import Request, check
+from pipelines.tier import VLLM
 
 MODEL = ROOT / "demo/models/small"
 TEXT = "Write in upper case: apple tree"

@@ -84,17 +84,23 @@ class Generator:
         requests = [Request.from_json(t) for t in table["_request"].take(at).to_pylist()]
         refusals = [self._engine.refuse(request) for request in requests]
         # Rows wait at the engine's door while it loads, where other replicas may take them.
-        loading = asyncio.create_task(self._ready(None in refusals))
         pairs = zip(requests, refusals, strict=True)
-        _, *answers = await asyncio.gather(loading, *(self._answer(*pair) for pair in pairs))
+        answering = asyncio.gather(*(self._answer(*pair) for pair in pairs))
+        if None in refusals:
+            await self._while_loading(answering)
+        answers = await answering
         self._meter.settle(self._name, 0, self._unsettled_nusd)
         self._unsettled_nusd = 0
         self.report()
         return patch(table, at, self._columns(answers))
 
-    async def _ready(self, needed: bool) -> None:
-        if needed:
+    async def _while_loading(self, answering: "asyncio.Future[Any]") -> None:
+        try:
             await self.start()
+        except BaseException:
+            # Nobody will ever open the door for them.
+            answering.cancel()
+            raise
 
     async def start(self) -> None:
         """Load the engine once, whoever asks first."""

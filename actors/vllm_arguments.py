@@ -1,13 +1,16 @@
 """What a tier's configuration means to vLLM, and what vLLM cannot make of it."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import RunFailure
 from pipelines.tier import VLLM
 
+_CPU_CACHE_BLOCK = 32
+"""Tokens; the smallest that vLLM's CPU attention prefers."""
 _LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -24,7 +27,45 @@ def engine_arguments(config: VLLM) -> dict[str, Any]:
     if config.reasoning_parser:
         structured["reasoning_parser"] = config.reasoning_parser
     structured |= given.get("structured_outputs_config", {})
-    return {**arguments, **given, "structured_outputs_config": structured}
+    return {
+        "model": config.model,
+        "revision": config.revision,
+        **arguments,
+        **given,
+        "structured_outputs_config": structured,
+    }
+
+
+def own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that are not vLLM's defaults, for what is not given.
+
+    Args:
+        given: the arguments of plan and configuration, which win over these.
+    """
+    from vllm.platforms import current_platform
+
+    # Each step's statistics come through our own logger; the default ones would print.
+    own: dict[str, Any] = {"disable_log_stats": True}
+    if current_platform.is_cpu():
+        # Compiling pays on a GPU. Here it took 35 s to gain an eighth of a small model's rate:
+        # who runs for hours may ask for it.
+        own["enforce_eager"] = True
+        # Only whole blocks of a shared prefix are computed once. vLLM takes 128 tokens here, and
+        # would compute 64 of each row's prefix again.
+        own["block_size"] = _CPU_CACHE_BLOCK
+        if given.get("pipeline_parallel_size", 1) == 1:
+            own["distributed_executor_backend"] = "actors.vllm_executor.OneCallExecutor"
+    return own
+
+
+def set_environment(config: VLLM) -> None:
+    """CPU engines take their memory and threads from the environment, at import."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(int(config.kv_cache_gib), 1))
+    # Ray sets it to the CPUs that an actor reserves, which is not what computes here.
+    os.environ.pop("OMP_NUM_THREADS", None)
+    if config.cpu_threads:
+        os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+        os.environ["OMP_NUM_THREADS"] = str(config.cpu_threads)
 
 
 def _lora_arguments(config: VLLM) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -15,7 +14,13 @@ from actors.engine import Answer
 from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
-from actors.vllm_arguments import check_parsers, check_task, engine_arguments
+from actors.vllm_arguments import (
+    check_parsers,
+    check_task,
+    engine_arguments,
+    own_defaults,
+    set_environment,
+)
 from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_left
 from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
 from actors.vllm_requests import Ask, Translator
@@ -32,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 _MAX_RESTARTS = 5
 _RESTART_WAIT_S = 2.0
-_CPU_CACHE_BLOCK = 32
-"""Tokens; the smallest that vLLM's CPU attention prefers."""
 _DEATHS_BEFORE_ALONE = 2
 _LONG_TEXT_BYTES = 8192
 
@@ -107,7 +110,7 @@ class VLLMEngine:
             self._watchdog = asyncio.create_task(self._watch())
 
     def _load(self) -> "AsyncLLM":
-        self._set_environment()
+        set_environment(self._config)
         from vllm import AsyncEngineArgs
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -118,37 +121,16 @@ class VLLMEngine:
         check_formats(self._config)
         check_parsers(self._config)
         steps = StepLogger(self.clock, self.occupancy, self.admission, self.speculation)
+        given = {**self._planned, **engine_arguments(self._config)}
+        arguments = {**own_defaults(given), **self.speculation.arguments(given)}
         llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**self._arguments()),
+            AsyncEngineArgs(**arguments),
             usage_context=UsageContext.LLM_CLASS,
             stat_loggers=[lambda *_: steps],
         )
         # vLLM adds its own to ours; counting for Prometheus costs a tenth of a small step.
         llm.logger_manager.stat_loggers = llm.logger_manager.stat_loggers[:1]
         return llm
-
-    def _arguments(self) -> dict[str, Any]:
-        from vllm.platforms import current_platform
-
-        given = {**self._planned, **engine_arguments(self._config)}
-        own: dict[str, Any] = {}
-        if current_platform.is_cpu():
-            # Compiling pays on a GPU. Here it took 35 s to gain an eighth of a small model's
-            # rate: who runs for hours may ask for it.
-            own["enforce_eager"] = True
-            # Only whole blocks of a shared prefix are computed once. vLLM takes 128 tokens here,
-            # and would compute 64 of each row's prefix again.
-            own["block_size"] = _CPU_CACHE_BLOCK
-            if given.get("pipeline_parallel_size", 1) == 1:
-                own["distributed_executor_backend"] = "actors.vllm_executor.OneCallExecutor"
-        return {
-            "model": self._config.model,
-            "revision": self._config.revision,
-            **own,
-            # Each step's statistics come through our own logger; the default ones would print.
-            "disable_log_stats": True,
-            **self.speculation.arguments(given),
-        }
 
     def refuse(self, request: Request) -> RowProblem | None:
         return refusal(self._config, request, self._defaults) or self._context.refuse(request)
@@ -183,15 +165,6 @@ class VLLMEngine:
             self._llm.shutdown()
             # Its destructor would shut it down once more, when the interpreter is half gone.
             del self._llm
-
-    def _set_environment(self) -> None:
-        """CPU engines take their memory and threads from the environment, at import."""
-        os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(int(self._config.kv_cache_gib), 1))
-        # Ray sets it to the CPUs that an actor reserves, which is not what computes here.
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if self._config.cpu_threads:
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
-            os.environ["OMP_NUM_THREADS"] = str(self._config.cpu_threads)
 
     async def _prepare(self, request: Request) -> Ask | RowProblem:
         fields = {**self._model_defaults, **self._defaults, **request.sampling}

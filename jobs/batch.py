@@ -1,10 +1,7 @@
 """The main job: plan, stream, settle, and account for one run."""
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +21,7 @@ from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_repl
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.tuning_plans import plans_for
+from jobs.watching import Watch, watched
 from pipelines.blocks import Block
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
@@ -39,19 +37,12 @@ from pipelines.leftovers import (
 from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
-from pipelines.replicas import actor_options, cpu_engines
+from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
-from pipelines.tier import VLLM, Tier
-from pipelines.tuning import TuningPlan
+from pipelines.tier import Tier
 
-logger = logging.getLogger(__name__)
-
-Watch = Callable[[Snapshot], None]
 OnStart = Callable[[int], None]
-_WATCH_EVERY_S = 0.5
-_SAVE_EVERY_S = 5.0
-_GPU_SEQS, _CPU_SEQS = 1024, 256
 
 
 def run(
@@ -154,12 +145,12 @@ class _Run:
             ) from error
 
     def _finish(self, blocks: list[Block]) -> Summary:
-        with self._watched():
+        with watched(self._meter, self._save, self._watch):
             if blocks:
                 self._stream(blocks)
         self._close_cache()
         snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
-        save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
+        self._save(snapshot)
         retire_failed(self._directory)
         forget_taken_up(self._directory)
         if not snapshot.closed:
@@ -183,6 +174,9 @@ class _Run:
             claimed=self._claimed(),
             warnings=snapshot.warnings,
         )
+
+    def _save(self, snapshot: Snapshot) -> None:
+        save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
 
     def _stream(self, blocks: list[Block]) -> None:
         config, output = self._config, (self._config.output.path, self._config.storage)
@@ -229,7 +223,9 @@ class _Run:
             arguments,
             replicas=tier.replica_range.min,
             max_replicas=tier.replica_range.max,
-            blocks_in_flight=blocks_in_flight(tier, block_rows, plans),
+            blocks_in_flight=blocks_in_flight(
+                tier, block_rows, [plan.engine_args for plan in plans]
+            ),
             options=actor_options(tier),
             options_of_each=group_of_each(tier),
         )
@@ -280,54 +276,6 @@ class _Run:
         committed = committed_time(self._directory)
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Shows progress and keeps the run's memory fresh while it streams."""
-        stop = threading.Event()
-        thread = threading.Thread(target=self._look, args=(stop,), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def _save(self, snapshot: Snapshot) -> None:
-        try:
-            save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
-        # Storage that hiccups now is written to again in a few seconds.
-        except Exception as error:
-            logger.warning("the run's state could not be saved: %s", error)
-
-    def _look(self, stop: threading.Event) -> None:
-        saved = 0.0
-        while True:
-            snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
-            if self._watch:
-                self._watch(snapshot)
-            if time.monotonic() - saved > _SAVE_EVERY_S:
-                saved = time.monotonic()
-                self._save(snapshot)
-            if stop.wait(_WATCH_EVERY_S):
-                return
-
-
-def blocks_in_flight(tier: Tier, block_rows: int, plans: Sequence[TuningPlan] = ()) -> int:
-    """Blocks that one replica holds: several times what its engine runs.
-
-    A block leaves when its last row is done, so that while some wait for a long row others
-    must keep the engine full.
-    """
-    if not isinstance(tier.engine, VLLM):
-        return 4
-    planned = max((plan.engine_args.get("max_num_seqs", 0) for plan in plans), default=0)
-    seqs = (
-        tier.engine.engine_args.get("max_num_seqs")
-        or planned
-        or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS)
-    )
-    return min(max(-(-4 * int(seqs) // block_rows), 4), 64)
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from actors.meter import Snapshot
-from jobs.batch import OnStart, Watch
+from jobs.batch import OnStart
+from jobs.watching import Watch
 from pipelines.prices import NUSD
 
 

@@ -1,10 +1,12 @@
 """How many replicas a tier has, where each may run, and what of a machine each takes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.tier import VLLM, Tier
 
+_GPU_SEQS, _CPU_SEQS = 1024, 256
+"""What an engine runs at once where nothing says otherwise, at most."""
 _GPU_MEMORY = 0.9
 """The share of a GPU's memory that an engine takes when the GPU is its own."""
 
@@ -62,3 +64,23 @@ def fitted(tier: Tier, engines: int, cores: int) -> Tier:
 
 def _on_cpu(tier: Tier) -> bool:
     return isinstance(tier.engine, VLLM) and not tier.num_gpus
+
+
+def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str, Any]] = ()) -> int:
+    """Blocks that one replica holds: several times what its engine runs.
+
+    A block leaves when its last row is done, so that while some wait for a long row others
+    must keep the engine full.
+
+    Args:
+        planned: engine arguments that the tier may be run with, beside its own.
+    """
+    if not isinstance(tier.engine, VLLM):
+        return 4
+    most = max((args.get("max_num_seqs", 0) for args in planned), default=0)
+    seqs = (
+        tier.engine.engine_args.get("max_num_seqs")
+        or most
+        or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS)
+    )
+    return min(max(-(-4 * int(seqs) // block_rows), 4), 64)

@@ -5,41 +5,21 @@ that the number of workers changes nothing but the time and the memory for the o
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
-from torch.nn.functional import cross_entropy, kl_div, mse_loss
-from torch.nn.utils.rnn import pad_sequence
-from transformers import PreTrainedModel
+from torch.nn.functional import cross_entropy, mse_loss
 
 from actors.fake_quant import refresh_scales
-from actors.greedy import greedy_answers
-from pipelines.distill_config import DistillConfig
-from pipelines.distill_data import Example, Part, batches_from, similar_lengths
+from actors.model_pair import IGNORED, ModelPair, divergence
+from pipelines.distill_data import Example, Part, batches_from
 from pipelines.errors import RunFailure
-from pipelines.publish import Measured
 
-_IGNORED = -100
 _LAST_RATE = 0.02
 """Of the peak; the cosine's end."""
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """Which worker this is, of how many."""
-
-    rank: int = 0
-    world: int = 1
-
-    def sum(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over the workers, in place."""
-        if self.world > 1:
-            dist.all_reduce(values)
-        return values
 
 
 @dataclass(frozen=True)
@@ -54,36 +34,25 @@ class Point:
 
 
 class Distillation:
-    """One worker's part of a training run: `step` and `evaluate` are called by all together.
+    """One worker's part of a training run: `step` and `check` are called by all together.
 
     Args:
-        teacher: stays as it is.
-        student: trained in place; its linear layers compute as they will when quantized.
+        pair: the teacher, which stays as it is, and the student, which is trained in place; its
+            linear layers compute as they will when quantized.
         parts: the same rows on every worker.
-        decode: an answer's tokens as text, without special ones.
-        max_length: context of both models, in tokens.
     """
 
     def __init__(
         self,
-        config: DistillConfig,
-        teacher: PreTrainedModel,
-        student: PreTrainedModel,
+        pair: ModelPair,
         parts: Mapping[Part, Sequence[Example]],
-        decode: Callable[[Sequence[int]], str],
-        max_length: int,
-        ranks: Ranks = Ranks(),
         objective: Literal["kl", "cross_entropy"] = "kl",
     ) -> None:
-        self.config, self.train = config, config.train
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.student = student
-        self.parts, self.decode, self.max_length = parts, decode, max_length
-        self.ranks, self.objective = ranks, objective
-        self.device = student.device
-        self.vocabulary = min(_width(teacher), _width(student))
+        self.pair, self.parts, self.objective = pair, parts, objective
+        self.config, self.train, self.ranks = pair.config, pair.config.train, pair.ranks
+        self.teacher, self.student, self.device = pair.teacher, pair.student, pair.device
         self.projection = self._projection()
-        trained = [*student.parameters(), *self.projection.parameters()]
+        trained = [*self.student.parameters(), *self.projection.parameters()]
         self.trained = [weight for weight in trained if weight.requires_grad]
         self.optimizer = self._optimizer()
         self.steps_done = 0
@@ -131,7 +100,7 @@ class Distillation:
         batch = [self.parts["train"][row] for row in rows]
         tokens = sum(example.answer_tokens for example in batch)
         loss = torch.zeros((), dtype=torch.float64)
-        for group in self._groups(batch[self.ranks.rank :: self.ranks.world]):
+        for group in self.pair.groups(batch[self.ranks.rank :: self.ranks.world]):
             loss += self._backward(group, tokens)
         mean = float(self.ranks.sum(loss.to(self.device)))
         if not math.isfinite(mean):
@@ -147,31 +116,11 @@ class Distillation:
         """Evaluate on the validation rows and put a point on the curve."""
         if not self.config.format.trainable_scales:
             refresh_scales(self.student)
-        found = self.evaluate("validation")
+        found = self.pair.evaluate(self.parts["validation"])
         loss = sum(self._losses) / len(self._losses) if self._losses else None
         self._losses = []
         self.curve.append(Point(self.steps_done, loss, found.kl, found.top1, found.score))
         return self.curve[-1]
-
-    @torch.no_grad()
-    def evaluate(self, part: Part) -> Measured:
-        """How near the student is to the teacher on held-out rows, and how often right."""
-        self.student.eval()
-        rows = self.parts[part][self.ranks.rank :: self.ranks.world]
-        sums = torch.zeros(5, dtype=torch.float64)
-        for group in self._groups(rows):
-            sums[:3] += self._divergence(group)
-        labelled = [row for row in rows if row.label is not None]
-        sums[3] = sum(self._right(labelled))
-        sums[4] = len(labelled)
-        kl, same, tokens, right, judged = self.ranks.sum(sums.to(self.device)).tolist()
-        return Measured(
-            kl=kl / tokens,
-            top1=same / tokens,
-            score=right / judged if judged else None,
-            rows=len(self.parts[part]),
-            labelled=int(judged),
-        )
 
     def state_dict(self) -> dict[str, Any] | None:
         """All that a resume needs; every worker must call it, the first gets it."""
@@ -247,11 +196,11 @@ class Distillation:
         Logits exist for `kl_chunk` positions at a time: each chunk's gradient goes into the
         hidden states, and from there once through the layers.
         """
-        ids, targets = self._padded(group)
-        chosen = targets != _IGNORED
+        ids, targets = self.pair.padded(group)
+        chosen = targets != IGNORED
         with torch.no_grad():
-            wanted = self._hidden(self.teacher, ids)[chosen]
-        hidden = self._hidden(self.student, ids)[chosen]
+            wanted = self.pair.hidden(self.teacher, ids)[chosen]
+        hidden = self.pair.hidden(self.student, ids)[chosen]
         leaf = hidden.detach().requires_grad_()
         answers, total = targets[chosen], 0.0
         for start in range(0, len(leaf), self.train.kl_chunk):
@@ -266,91 +215,14 @@ class Distillation:
         self, hidden: torch.Tensor, wanted: torch.Tensor, answers: torch.Tensor
     ) -> torch.Tensor:
         """Summed over positions: [positions, width] of student and teacher, [positions] ids."""
-        logits = self._logits(self.student, hidden)
+        logits = self.pair.logits(self.student, hidden)
         if self.objective == "cross_entropy":
             return cross_entropy(logits, answers, reduction="sum")
         temperature = self.train.temperature
         with torch.no_grad():
-            target = self._logits(self.teacher, wanted)
-        loss = temperature**2 * _kl(logits / temperature, target / temperature)
+            target = self.pair.logits(self.teacher, wanted)
+        loss = temperature**2 * divergence(logits / temperature, target / temperature)
         if self.train.hidden_weight:
             near = mse_loss(self.projection(hidden.float()), wanted.float(), reduction="sum")
             loss = loss + self.train.hidden_weight * near / wanted.shape[-1]
         return loss
-
-    def _divergence(self, group: Sequence[Example]) -> torch.Tensor:
-        """(sum of KL, positions with the same likeliest token, positions) of a group."""
-        ids, targets = self._padded(group)
-        chosen = targets != _IGNORED
-        hidden, wanted = (self._hidden(m, ids)[chosen] for m in (self.student, self.teacher))
-        sums = torch.zeros(3, dtype=torch.float64)
-        for start in range(0, len(hidden), self.train.kl_chunk):
-            at = slice(start, start + self.train.kl_chunk)
-            logits = self._logits(self.student, hidden[at])
-            target = self._logits(self.teacher, wanted[at])
-            sums[0] += float(_kl(logits, target))
-            sums[1] += int((logits.argmax(-1) == target.argmax(-1)).sum())
-            sums[2] += len(logits)
-        return sums
-
-    def _right(self, rows: Sequence[Example]) -> list[bool]:
-        """Whether the student's greedy answer is the label, row by row."""
-        if not rows:
-            return []
-        prompts = [row.ids[: row.prefix] for row in rows]
-        with self._autocast():
-            answers = greedy_answers(
-                self.student, prompts, self.config.max_new_tokens, self.max_length
-            )
-        return [
-            self.decode(answer).strip() == (row.label or "").strip()
-            for row, answer in zip(rows, answers, strict=True)
-        ]
-
-    def _hidden(self, model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-        """[rows, length, width]: what the head turns into logits."""
-        with self._autocast():
-            # Padding stands on the right, where causal attention never looks: no mask is needed.
-            return model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-
-    def _logits(self, model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-        """[positions, vocabulary] in float32; widths differ where one model's is padded."""
-        with self._autocast():
-            head = model.get_output_embeddings()
-            return head(hidden)[..., : self.vocabulary].float()
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.train.precision == "bfloat16"
-        # The cache would keep a cast weight's graph, which a chunk's backward pass ends.
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=enabled, cache_enabled=False
-        )
-
-    def _groups(self, rows: Sequence[Example]) -> list[list[Example]]:
-        """Rows of similar length, at most so many that they fit into memory padded."""
-        lengths = [len(row.ids) for row in rows]
-        groups = []
-        for group in similar_lengths(range(len(rows)), lengths):
-            size = max(1, self.train.micro_batch_tokens // lengths[group[-1]])
-            groups += [group[i : i + size] for i in range(0, len(group), size)]
-        return [[rows[i] for i in group] for group in groups]
-
-    def _padded(self, group: Sequence[Example]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids and the next tokens, [rows, longest - 1]; only answers are targets."""
-        ids = [torch.tensor(example.ids) for example in group]
-        targets = [
-            torch.tensor((_IGNORED,) * example.prefix + example.ids[example.prefix :])
-            for example in group
-        ]
-        padded = pad_sequence(ids, batch_first=True)[:, :-1]
-        wanted = pad_sequence(targets, batch_first=True, padding_value=_IGNORED)[:, 1:]
-        return padded.to(self.device), wanted.to(self.device)
-
-
-def _kl(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """KL(target || logits) summed over positions: [positions, vocabulary] both."""
-    return kl_div(logits.log_softmax(-1), target.log_softmax(-1), reduction="sum", log_target=True)
-
-
-def _width(model: PreTrainedModel) -> int:
-    return int(model.get_output_embeddings().weight.shape[0])

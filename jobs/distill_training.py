@@ -15,8 +15,9 @@ import torch
 from ray.train.torch import TorchTrainer, get_device
 
 from actors.chat_tokens import ChatTokens
-from actors.distillation import Distillation, Point, Ranks
+from actors.distillation import Distillation, Point
 from actors.greedy import greedy_answers
+from actors.model_pair import ModelPair, Ranks
 from actors.quantized_export import export
 from actors.students import (
     check_heads,
@@ -104,16 +105,9 @@ def _opened(config: DistillConfig, job: dict[str, Any], ranks: Ranks) -> Distill
         check_heads(model)
     if config.train.gradient_checkpointing:
         student.gradient_checkpointing_enable()
-    distillation = Distillation(
-        config,
-        teacher,
-        student,
-        Store(config).load_examples(),
-        ChatTokens(student_folder(config)).decode,
-        job["max_length"],
-        ranks,
-        job["objective"],
-    )
+    decode = ChatTokens(student_folder(config)).decode
+    pair = ModelPair(config, teacher, student, decode, job["max_length"], ranks)
+    distillation = Distillation(pair, Store(config).load_examples(), job["objective"])
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             distillation.load_state_dict(_read_state(Path(folder)))
@@ -165,8 +159,8 @@ def measure(config: DistillConfig, names: Sequence[str], max_length: int) -> Non
     decode = ChatTokens(student_folder(config)).decode
     for name in names:
         student = load_variant(name, config, device, examples["train"], trained_state(store, name))
-        found = Distillation(config, teacher, student, examples, decode, max_length)
-        store.save_measured(name, found.evaluate("test"))
+        pair = ModelPair(config, teacher, student, decode, max_length)
+        store.save_measured(name, pair.evaluate(examples["test"]))
 
 
 def export_student(config: DistillConfig, name: str) -> None:

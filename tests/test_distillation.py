@@ -10,12 +10,14 @@ import pytest
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from actors.distillation import Distillation, Ranks
+from actors.distillation import Distillation
 from actors.fake_quant import fake_quantize
 from actors.greedy import greedy_answers
+from actors.model_pair import ModelPair
 from pipelines.distill_config import DistillConfig
 from pipelines.distill_data import Example, Part
 from pipelines.errors import RunFailure
+from pipelines.publish import Measured
 from pipelines.quant_formats import QuantFormat
 
 END = 1
@@ -79,7 +81,11 @@ def distillation(
         **(rows or {}),
     }
     decode = lambda ids: " ".join(map(str, ids))  # noqa: E731
-    return Distillation(config, teacher, student, parts, decode, 64, Ranks(), objective)
+    return Distillation(ModelPair(config, teacher, student, decode, 64), parts, objective)
+
+
+def held_out(training: Distillation) -> Measured:
+    return training.pair.evaluate(training.parts["test"])
 
 
 def run(training: Distillation) -> Distillation:
@@ -99,11 +105,11 @@ def test_training_brings_the_student_nearer_to_its_teacher(trainable: bool) -> N
     )
     assert training.best is not None
     assert training.best.kl < 0.8 * training.curve[0].kl
-    assert training.evaluate("test").rows == 10
+    assert held_out(training).rows == 10
 
 
 def test_a_copy_that_is_not_quantized_has_no_divergence() -> None:
-    found = distillation(tiny_model()).evaluate("test")
+    found = held_out(distillation(tiny_model()))
     assert found.kl == pytest.approx(0, abs=1e-6)
     assert found.top1 == 1.0
 
@@ -133,13 +139,13 @@ def test_chunks_change_neither_loss_nor_gradient_and_bound_the_logits(objective:
 
 def watch_logits(training: Distillation) -> list[int]:
     sizes: list[int] = []
-    logits = training._logits
+    logits = training.pair.logits
 
     def watched(model: Any, hidden: torch.Tensor) -> torch.Tensor:
         sizes.append(len(hidden))
         return logits(model, hidden)
 
-    training._logits = watched  # type: ignore[method-assign]
+    training.pair.logits = watched  # type: ignore[method-assign]
     return sizes
 
 
@@ -204,7 +210,7 @@ def test_exact_match_counts_greedy_answers_that_are_the_label() -> None:
         Example((*prompt, *answer), len(prompt), b"k", label)
         for prompt, answer, label in zip(prompts, answers, labels, strict=True)
     ]
-    found = distillation(tiny_model(), rows={"test": rows}).evaluate("test")
+    found = held_out(distillation(tiny_model(), rows={"test": rows}))
     assert (found.score, found.labelled) == (0.5, 2)
 
 

@@ -23,73 +23,19 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
-    GenerationConfig,
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
+from demo.recipes import RECIPES, build_model
 from demo.tasks import BY_NAME, FAMILIES, Example, chat, draw_system
-from demo.tokenizer import CONTEXT, END, train_tokenizer
+from demo.tokenizer import END, train_tokenizer
+from pipelines.distill_data import similar_lengths
 
 MODELS = Path(__file__).parent / "models"
 SYSTEM_SHARE = 0.15
 IGNORED = -100
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Shape and schedule of one model, and the difficulties it aims at.
-
-    Widths are multiples of 64, the group size of 4-bit quantization. With a teacher, one of the
-    demo models, the model is distilled from it.
-    """
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    steps: int
-    batch: int
-    learning_rate: float
-    aim: tuple[str, ...]
-    teacher: str | None = None
-
-
-RECIPES = {
-    "large": Recipe(
-        hidden=256,
-        intermediate=704,
-        layers=6,
-        heads=4,
-        steps=2800,
-        batch=128,
-        learning_rate=3e-3,
-        aim=("easy", "hard"),
-    ),
-    "small": Recipe(
-        hidden=192,
-        intermediate=512,
-        layers=2,
-        heads=6,
-        steps=700,
-        batch=128,
-        learning_rate=3e-3,
-        aim=("easy",),
-    ),
-    "draft": Recipe(
-        hidden=128,
-        intermediate=320,
-        layers=2,
-        heads=4,
-        steps=3000,
-        batch=128,
-        learning_rate=3e-3,
-        aim=("easy", "hard"),
-        teacher="large",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -98,31 +44,6 @@ class Encoded:
 
     ids: list[int]
     prefix: int
-
-
-def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A freshly initialised Llama with tied embeddings.
-
-    Plain attention trains a quarter faster here than the fused kernel: sequences are short.
-    """
-    tokens = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id}
-    tokens["pad_token_id"] = tokenizer.pad_token_id
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        head_dim=recipe.hidden // recipe.heads,
-        max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True,
-        **tokens,
-    )
-    model = LlamaForCausalLM(config)
-    model.set_attn_implementation("eager")
-    model.generation_config = GenerationConfig(do_sample=False, **tokens)
-    return model
 
 
 def encode(
@@ -153,14 +74,10 @@ def draw_batch(
     return encode(tokenizer, pairs)
 
 
-def similar_lengths(encoded: list[Encoded]) -> list[list[Encoded]]:
-    """Split into groups of similar length: little padding, yet few and large groups."""
-    groups: list[list[Encoded]] = []
-    for item in sorted(encoded, key=lambda item: len(item.ids)):
-        if not groups or len(item.ids) > 1.5 * len(groups[-1][0].ids) + 4:
-            groups.append([])
-        groups[-1].append(item)
-    return groups
+def by_length(encoded: list[Encoded]) -> list[list[Encoded]]:
+    """Split into groups of similar length."""
+    groups = similar_lengths(range(len(encoded)), [len(item.ids) for item in encoded])
+    return [[encoded[i] for i in group] for group in groups]
 
 
 def answer_logits(
@@ -203,7 +120,7 @@ def train_step(
     """One optimizer step over the whole batch; the mean loss per answer token."""
     tokens = sum(len(item.ids) - item.prefix for item in batch)
     total = 0.0
-    for group in similar_lengths(batch):
+    for group in by_length(batch):
         loss = answer_loss(model, teacher, group) / tokens
         loss.backward()
         total += loss.item()
@@ -218,7 +135,7 @@ def train_step(
 def exact_match(model: LlamaForCausalLM, batch: list[Encoded]) -> float:
     """Share of answers that greedy decoding would give: every answer token is the top one."""
     right = 0
-    for group in similar_lengths(batch):
+    for group in by_length(batch):
         logits, targets = answer_logits(model, group)
         hits = (logits.argmax(-1) == targets).split([len(i.ids) - i.prefix for i in group])
         right += sum(bool(hit.all()) for hit in hits)

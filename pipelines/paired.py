@@ -104,8 +104,8 @@ class PairedCheck:
 
     def interrupt(self) -> None:
         """The batch left the sizes where speculation is wanted; half a pair says nothing."""
-        self._windows.clear()
-        self.on = not self.lost
+        if self._windows:
+            self._rest()
 
     def _turn(self) -> None:
         if len(self._windows) == 1:
@@ -113,22 +113,23 @@ class PairedCheck:
             self._windows.append(_Window(self.on))
             return
         first, second = self._windows
-        self._windows.clear()
-        self.on = True
+        self._rest()
         if max(first.running, second.running) <= _SAME_LOAD * min(first.running, second.running):
             on, off = (first, second) if first.on else (second, first)
             self.pairs = Pairs((*self.pairs.gains, on.tokens_per_s / off.tokens_per_s))
             self._decide()
 
+    def _rest(self) -> None:
+        """Speculate until the next pair, which begins on the other side: drift cancels out."""
+        self._windows.clear()
+        self.on, self._wait = True, _STEPS_BETWEEN
+        self._first_side = not self._first_side
+
     def _decide(self) -> None:
         verdict = self.pairs.verdict
         self.lost = verdict == "off"
         self.on = not self.lost
-        if verdict == "undecided":
-            self._wait = _STEPS_BETWEEN
-            # The next pair begins on the other side, so that drift cancels out.
-            self._first_side = not self._first_side
-        elif verdict == "keep":
+        if verdict == "keep":
             self._pause *= 2
             self._wait = self._pause
             self.pairs = Pairs()

@@ -1,5 +1,7 @@
 import asyncio
 
+import pytest
+
 from actors.admission import Admission, Admitted
 from actors.engine import Answer
 from pipelines.admission import AdmissionLimit, LengthEstimates, Ticket, WaitingRoom, prefix_of
@@ -63,6 +65,15 @@ def test_expected_lengths_follow_the_limit_and_what_was_seen() -> None:
     assert lengths.expected(b"b", 80, 0) == 20
     assert lengths.expected(b"a", 40, 30) == 30
     assert lengths.expected(b"a", None, 0) == 25
+
+
+def test_lengths_of_prefixes_long_unseen_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.admission._PREFIXES_KEPT", 2)
+    lengths = LengthEstimates()
+    for prefix, used in ((b"a", 10), (b"b", 20), (b"a", 10), (b"c", 30)):
+        lengths.seen(prefix, 100, used)
+    assert lengths.expected(b"a", 100, 0) == 10
+    assert lengths.expected(b"b", 100, 0) == (10 + 20 + 10 + 30) // 4
 
 
 def test_a_limit_halves_at_a_death_and_grows_back_with_the_answers() -> None:

@@ -58,6 +58,7 @@ def test_a_run_that_is_told_not_to_finds_none(tmp_path: Path, make_config: MakeC
     [
         ([{"prompt": "x", "min_p": 0.1}], {}),
         ([{"prompt": "x"}], {"sampling": {"min_p": 0.1}}),
+        ([{"prompt": "x", "logit_bias": {"5": 1}}], {}),
     ],
 )
 def test_rows_that_speculation_would_cost_their_answer_run_without(

@@ -15,22 +15,29 @@ from statistics import mean
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizer
 
-from demo.tasks import BY_NAME, FAMILIES, SYSTEM_PROMPTS, Example, chat
+from demo.tasks import BY_NAME, FAMILIES, SYSTEM_PROMPTS, Example, Family, chat
 
 MODELS = ("large", "small")
 MAX_NEW_TOKENS = 48
+_REPEATS = 1000
+"""So many known questions in a row, and a family has no others to ask."""
 Scores = dict[str, float]
 
 
 def held_out_questions(n: int, seed: int) -> list[Example]:
-    """About `n` distinct held-out questions, equally many of each family."""
+    """About `n` distinct held-out questions, equally many of each family that has so many."""
     rng = Random(f"evaluate {seed}")
+    size = max(1, n // len(FAMILIES))
+    return [q for family in FAMILIES for q in _distinct_questions(family, size, rng)]
+
+
+def _distinct_questions(family: Family, size: int, rng: Random) -> list[Example]:
     questions: dict[str, Example] = {}
-    for family in FAMILIES:
-        size = len(questions) + max(1, n // len(FAMILIES))
-        while len(questions) < size:
-            example = family.make_from(rng, held_out=True)
-            questions[example.prompt] = example
+    repeats = 0
+    while len(questions) < size and repeats < _REPEATS:
+        example = family.make_from(rng, held_out=True)
+        repeats = repeats + 1 if example.prompt in questions else 0
+        questions[example.prompt] = example
     return list(questions.values())
 
 

@@ -75,6 +75,8 @@ def vllm_answers(model: str, prompts: list[list[int]], max_tokens: int) -> Answe
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     requests = [{"prompt_token_ids": ids} for ids in prompts]
     outputs = llm.generate(requests, sampling, use_tqdm=False)
+    # Leaving would wait for the engine's processes, which wait for work.
+    llm.llm_engine.engine_core.shutdown()
     return [(p, list(o.outputs[0].token_ids)) for p, o in zip(prompts, outputs, strict=True)]
 
 

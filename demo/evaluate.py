@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from demo.tasks import BY_NAME, FAMILIES, SYSTEM_PROMPTS, Example, Family, chat
 
-MODELS = ("large", "small")
+MODELS = ("large", "small", "small-int4")
 MAX_NEW_TOKENS = 48
 _REPEATS = 1000
 """So many known questions in a row, and a family has no others to ask."""

@@ -146,7 +146,7 @@ def test_partitions_in_tasks_settle_what_one_does_here(
     keys = [f"{i * 2**120:032x}" for i in range(7)]
     committed(directory, prices, "0", *(answered(k, f"a{i}") for i, k in enumerate(keys)))
     committed(directory, prices, "1", *(follower(k, f"b{i}") for i, k in enumerate(keys)))
-    assert settle.Partitions(directory).count == 4
+    assert settle.Partitions(directory, "equal").count == 4
     rows = settled(directory, prices)
     assert len(rows) == 14
     assert all(row["response"] for row in rows)

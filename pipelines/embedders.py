@@ -38,8 +38,9 @@ def embedder_source(config: Semantic) -> str:
 def embedder_revision(config: Semantic) -> str:
     """A name that changes with the model: 12 hexadecimal digits."""
     source = embedder_source(config)
-    parts = [folder_digests(source), None if Path(source).is_dir() else [source, config.revision]]
-    return digest(canonical_json(list(parts[0].values()) if parts[0] else parts)).hex()[:_REVISION_HEX]
+    # A folder counts by what it holds, wherever it lies.
+    identity = list(folder_digests(source).values()) or [source, str(config.revision)]
+    return digest(canonical_json(identity)).hex()[:_REVISION_HEX]
 
 
 def _folders(name: str) -> list[Path]:

@@ -228,9 +228,7 @@ def _partitioned(table: pa.Table, keys: pa.ChunkedArray, count: int) -> list[pa.
 
 def _answered(followers: pa.Table, leaders: pa.Table) -> pa.Table:
     """Followers with their leader's answer; one whose leader left none is an error row."""
-    at = pc.index_in(
-        followed_keys(followers), value_set=leaders["request_key"].combine_chunks()
-    )
+    at = pc.index_in(followed_keys(followers), value_set=leaders["request_key"].combine_chunks())
     similar = pc.is_valid(followers["cache_entry"])
     values: dict[str, Any] = {name: leaders[name].take(at) for name in _ANSWER}
     for name in _HIT:

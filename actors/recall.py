@@ -1,9 +1,12 @@
 """The recall step: rows that the response cache can answer need no engine."""
 
+from datetime import datetime
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from actors.response_cache import ENTRY, CachedAnswer, ResponseCache, entry_digest
+from actors.response_cache import ResponseCache
+from pipelines.cache_entries import ENTRY, NO_SCOPE, CachedAnswer, entry_digest
 from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.waiting import undecided_rows
 
@@ -31,7 +34,7 @@ def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
     return patch(table, [row for row, _ in hits], _columns([answer for _, answer in hits]))
 
 
-def admissible(table: pa.Table, created_at: object) -> pa.Table:
+def admissible(table: pa.Table, created_at: datetime) -> pa.Table:
     """Entries for the answers that later runs may be served: of schema `ENTRY`.
 
     Only what an engine of this run generated from a deterministic request, and only plain
@@ -50,7 +53,7 @@ def admissible(table: pa.Table, created_at: object) -> pa.Table:
     for row in rows:
         entry = {name: row.get(name) for name in ENTRY.names}
         entry["request_key"] = bytes.fromhex(row["request_key"])
-        entry["created_at"] = created_at
+        entry |= {"created_at": created_at, "tenant": "", "scope": NO_SCOPE}
         entries.append({**entry, "digest": entry_digest(entry)})
     return pa.Table.from_pylist(entries, schema=ENTRY)
 

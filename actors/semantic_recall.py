@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from actors.in_flight import Arrival, Lead
-from actors.response_cache import CachedAnswer, Candidate
+from actors.recall import answer_columns
+from pipelines.cache_entries import CachedAnswer, Candidate
 from pipelines.requests import Request
 from pipelines.schema import patch
 from pipelines.semantic import Question, Use, question_of, use_of
@@ -242,19 +243,4 @@ def _evidence(
         "similarity": [c.similarity for c in candidates],
         "cache_entry": [c.request_key for c in candidates],
         "cache_group": [row.group for row in rows],
-    }
-
-
-def answer_columns(answers: Sequence[CachedAnswer], source: str) -> dict[str, list[object]]:
-    """What a hit fills in, whichever way it was found."""
-    return {
-        "status": ["ok"] * len(answers),
-        "source": [source] * len(answers),
-        "response": [a.response for a in answers],
-        "finish_reason": [a.finish_reason for a in answers],
-        "tier": [a.tier for a in answers],
-        "model": [a.model for a in answers],
-        "prompt_tokens": [a.prompt_tokens for a in answers],
-        "cached_prompt_tokens": [0] * len(answers),
-        "completion_tokens": [a.completion_tokens for a in answers],
     }

@@ -9,10 +9,10 @@ from typing import Any
 
 import ray
 
+from actors.cache_writer import CacheWriter
 from actors.claims import ClaimShard, claim_committed
 from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
-from actors.response_cache import CacheWriter
 from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import group_of_each

@@ -144,6 +144,12 @@ class ResponseCacheConfig(Section):
     path: str
     enabled: bool = True
     semantic: Semantic | None = None
+    ttl_days: PositiveFloat | None = Field(
+        None, description="older answers are not served and removed in time"
+    )
+    max_entries: PositiveInt | None = Field(
+        None, description="the oldest answers above this number are removed"
+    )
 
 
 class Tuning(Section):

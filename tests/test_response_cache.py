@@ -6,8 +6,10 @@ import lancedb
 import pyarrow as pa
 import pytest
 
+from actors.cache_writer import CacheWriter
 from actors.recall import admissible, recall_rows
-from actors.response_cache import ENTRY, TABLE, CacheWriter, ResponseCache, entry_digest
+from actors.response_cache import ResponseCache
+from pipelines.cache_entries import ENTRY, NO_SCOPE, RESPONSES, entry_digest
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.schema import BEYOND_TEXT, empty_columns, patch
 
@@ -27,6 +29,8 @@ def entries(keys: list[str], response: str = "answer") -> pa.Table:
             "completion_tokens": 3,
             "tier": "only",
             "model": "m",
+            "tenant": "",
+            "scope": NO_SCOPE,
             "created_at": NOW,
         }
         rows.append({**row, "digest": entry_digest(row)})
@@ -55,7 +59,7 @@ def opened(config: ResponseCacheConfig, warnings: list[str]) -> ResponseCache:
 
 
 def stored(config: ResponseCacheConfig) -> Any:
-    return lancedb.connect(config.path).open_table(TABLE)
+    return lancedb.connect(config.path).open_table(RESPONSES)
 
 
 def test_what_one_run_wrote_the_next_recalls(
@@ -108,7 +112,7 @@ def test_a_damaged_entry_is_a_miss(
     assert "damaged" in warnings[0]
 
 
-def test_an_unusable_cache_is_all_misses_with_one_warning(
+def test_an_unusable_cache_is_all_misses_and_its_writer_starts_anew(
     config: ResponseCacheConfig, warnings: list[str]
 ) -> None:
     filled(config, warnings, entries(KEYS[:3]))
@@ -118,14 +122,15 @@ def test_an_unusable_cache_is_all_misses_with_one_warning(
     filled(config, warnings, entries(KEYS[3:6]))
     assert len(warnings) == 2
     assert "unusable" in warnings[0]
-    assert "writing failed" in warnings[1]
+    assert "moved to quarantine/responses-" in warnings[1]
+    assert set(opened(config, warnings).recall(KEYS)) == set(KEYS[3:6])
 
 
 def test_another_schema_version_is_refused(
     config: ResponseCacheConfig, warnings: list[str]
 ) -> None:
     schema = ENTRY.with_metadata({"nightmill.response_cache": "99"})
-    lancedb.connect(config.path).create_table(TABLE, entries(KEYS[:1]).cast(schema))
+    lancedb.connect(config.path).create_table(RESPONSES, entries(KEYS[:1]).cast(schema))
     assert opened(config, warnings).recall(KEYS) == {}
     assert "schema '99'" in warnings[0]
 

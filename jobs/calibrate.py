@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pipelines.gates import conflict
+from pipelines.wrong_hits import audits_needed
 
 from actors.embedder import Embedder
 from actors.in_flight import Arrival, InFlight
@@ -25,13 +27,11 @@ from jobs.summary import Summary
 from pipelines.blocks import Block
 from pipelines.config import RunConfig, Semantic
 from pipelines.errors import UsageProblem
-from pipelines.gates import conflict
 from pipelines.intake import read_block
 from pipelines.reading import read_parquet, read_rows
 from pipelines.requests import Request
 from pipelines.semantic import Question, question_of
 from pipelines.storage import Directory, open_filesystem
-from pipelines.wrong_hits import audits_needed
 
 Say = Callable[[str], None]
 _FOLDER = "calibration"

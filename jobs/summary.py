@@ -50,6 +50,7 @@ class Summary:
     engines: list[dict[str, Any]]
     claimed_keys: int
     bytes_per_claimed_key: float
+    cache_groups: list[dict[str, Any]]
     price_version: str
     warnings: list[str]
     output: str
@@ -71,6 +72,7 @@ def summarize(
     start_s: float,
     logs: str,
     claimed: tuple[int, int],
+    cache_groups: list[dict[str, Any]],
     warnings: list[str],
 ) -> Summary:
     """Count what is committed, and write `summary.json`."""
@@ -105,6 +107,7 @@ def summarize(
         engines=engines,
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
+        cache_groups=cache_groups,
         price_version=plan.prices.version,
         warnings=[*warnings, *_lost_speculation(engines)],
         output=directory.url,

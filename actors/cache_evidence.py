@@ -3,37 +3,48 @@
 from collections.abc import Callable
 
 import pyarrow as pa
-from pipelines.cache_ledger import EVIDENCE, evidence_by_group
-from pipelines.wrong_hits import Evidence
 
+from pipelines.cache_ledger import evidence_by_group
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.storage import Directory
+from pipelines.wrong_hits import Evidence
 
 _FOLDER = "evidence"
 
 
-def earlier_evidence(
-    cache: ResponseCacheConfig, storage: Storage, rule: str, warn: Callable[[str], None]
-) -> dict[str, Evidence]:
-    """The evidence of all runs under one rule, by group; what cannot be read counts as none.
+class EvidenceStore:
+    """The evidence for one rule.
 
     Args:
-        rule: names all that decides whether a candidate is a hit. Evidence for one rule says
-            nothing about another.
+        rule: names all that decides whether a candidate is a hit. What audits have shown of one
+            rule says nothing about another.
+        warn: told what went wrong. Without evidence nothing is served, which is safe.
     """
-    try:
-        directory = Directory(cache.path, storage)
-        parts = [directory.read_table(name) for name in directory.parts(f"{_FOLDER}/{rule}")]
-        return evidence_by_group(pa.concat_tables([EVIDENCE.empty_table(), *parts]))
-    # Whatever the storage layer raises: without evidence nothing is served, which is safe.
-    except Exception as error:
-        warn(f"response cache: its evidence cannot be read, similar rows miss: {error}")
-        return {}
 
+    def __init__(
+        self, cache: ResponseCacheConfig, storage: Storage, rule: str, warn: Callable[[str], None]
+    ) -> None:
+        self._cache, self._storage, self._rule, self._warn = cache, storage, rule, warn
 
-def record_evidence(
-    cache: ResponseCacheConfig, storage: Storage, rule: str, run_id: str, evidence: pa.Table
-) -> None:
-    """Keep one run's evidence, of schema `EVIDENCE`; once more for the same run replaces it."""
-    directory = Directory(cache.path, storage)
-    directory.write_table(f"{_FOLDER}/{rule}/part-{run_id}.parquet", evidence)
+    def earlier(self, levels: tuple[float, ...], run_id: str) -> dict[str, Evidence]:
+        """That of all other runs, by group; what cannot be read counts as none."""
+        try:
+            directory = Directory(self._cache.path, self._storage)
+            own = self._name(run_id)
+            names = [name for name in directory.parts(f"{_FOLDER}/{self._rule}") if name != own]
+            return evidence_by_group((directory.read_table(name) for name in names), levels)
+        # Whatever the storage layer raises.
+        except Exception as error:
+            self._warn(f"response cache: its evidence cannot be read, similar rows miss: {error}")
+            return {}
+
+    def record(self, run_id: str, evidence: pa.Table) -> None:
+        """Keep one run's, of schema `EVIDENCE`; once more for the same run replaces it."""
+        try:
+            Directory(self._cache.path, self._storage).write_table(self._name(run_id), evidence)
+        # Losing evidence costs audits later; it is no reason to fail a run that has answered.
+        except Exception as error:
+            self._warn(f"response cache: its evidence could not be kept: {error}")
+
+    def _name(self, run_id: str) -> str:
+        return f"{_FOLDER}/{self._rule}/part-{run_id}.parquet"

@@ -11,7 +11,7 @@ from pipelines.semantic import Use, use_of
 Conflict = Callable[[str, str], str | None]
 
 _CAPACITY = 8192
-"""Questions remembered at least; older ones are forgotten: their answers are in the cache by then."""
+"""Questions remembered at least; older ones may go: their answers are in the cache by then."""
 _TRIED = 4
 """Leaders that an arrival is compared with, nearest first."""
 _AT_ONCE = 512

@@ -10,9 +10,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from actors.verifier import Verifier
-from pipelines.agreement import AGREEMENT
 from pipelines.gates import conflict
-from pipelines.wrong_hits import chosen_for_audit
 
 from actors.audit import Audit, Auditor
 from actors.embedder import Embedder
@@ -20,8 +18,10 @@ from actors.in_flight import Arrival, Lead
 from actors.recall import recall_rows
 from actors.response_cache import ResponseCache
 from actors.semantic_recall import Rules, SemanticRecall
+from pipelines.agreement import AGREEMENT
 from pipelines.config import ResponseCacheConfig, Semantic, Storage
 from pipelines.embedders import embedder_revision
+from pipelines.wrong_hits import chosen_for_audit
 
 _REFRESH_EVERY_S = 5.0
 Warn = Callable[[str], None]
@@ -128,9 +128,7 @@ def _semantic_recall(similarity: Similarity, cache: ResponseCache, warn: Warn) -
         chosen=partial(chosen_for_audit, share=semantic.audit_share, seed=similarity.lot),
         join=join,
     )
-    return SemanticRecall(
-        rules, cache, similarity.policy, similarity.keyed_by, similarity.defaults
-    )
+    return SemanticRecall(rules, cache, similarity.policy, similarity.keyed_by, similarity.defaults)
 
 
 def _verdicts(semantic: Semantic, warn: Warn) -> Callable[[Pairs], Sequence[bool]]:

@@ -17,7 +17,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pipelines.gates import conflict
-from pipelines.wrong_hits import audits_needed
 
 from actors.embedder import Embedder
 from actors.in_flight import Arrival, InFlight
@@ -32,6 +31,7 @@ from pipelines.reading import read_parquet, read_rows
 from pipelines.requests import Request
 from pipelines.semantic import Question, question_of
 from pipelines.storage import Directory, open_filesystem
+from pipelines.wrong_hits import audits_needed
 
 Say = Callable[[str], None]
 _FOLDER = "calibration"
@@ -127,7 +127,7 @@ def _pairs(plan: Plan, semantic: Semantic, blocks: Sequence[Block]) -> list[Pair
 def _questions(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, str, Question]]:
     """(place, request key, question) of the distinct rows that a similar answer may serve."""
     fs, _ = open_filesystem(plan.config.input.path, plan.config.storage)
-    columns = [name for name in plan.dialect.routed_by if name in plan.schema.names]
+    columns = [name for name in plan.dialect.keyed_by if name in plan.schema.names]
     found: dict[str, tuple[int, Question]] = {}
     first = 0
     for block in blocks:
@@ -135,7 +135,7 @@ def _questions(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, str, Ques
         for i, row in enumerate(table.select(["request_key", "_request", *columns]).to_pylist()):
             if row["_request"] is None or row["request_key"] in found:
                 continue
-            values = {name: row.get(name) for name in plan.dialect.routed_by}
+            values = {name: row.get(name) for name in plan.dialect.keyed_by}
             request = Request.from_json(row["_request"])
             question = question_of(request, plan.policy, values, plan.dialect.defaults)
             if question:

@@ -98,7 +98,7 @@ def plan_run(config: RunConfig, today: date) -> Plan:
         ignore_model=config.input.ignore_model,
         tiers=tuple(tier.name for tier in config.tiers),
         defaults=config.sampling.given(),
-        routed_by=_keyed_by(config),
+        keyed_by=_keyed_by(config),
     )
     schema = _inspect(files, blocks, dialect, fs)
     check_columns(schema, dialect)

@@ -6,9 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from pipelines.cache_ledger import LEDGER_COLUMNS, evidence_of_rows, report, rows_to_recompute
 from pipelines.gates import conflict
-from pipelines.wrong_hits import levels_from
 
 from actors.cache_evidence import earlier_evidence, record_evidence
 from actors.cache_writer import CacheWriter
@@ -17,12 +15,14 @@ from actors.in_flight import InFlight
 from jobs import hosts
 from jobs.cache_hosts import AuditHost, RecallHost, Similarity
 from jobs.preflight import Plan
+from pipelines.cache_ledger import LEDGER_COLUMNS, evidence_of_rows, report, rows_to_recompute
 from pipelines.chain import Stage
 from pipelines.config import ResponseCacheConfig, Semantic
 from pipelines.embedders import embedder_revision
 from pipelines.hit_rule import rule_name
 from pipelines.storage import Directory
 from pipelines.tier import as_range
+from pipelines.wrong_hits import levels_from
 
 _RECOMPUTE = "recompute.parquet"
 
@@ -122,7 +122,7 @@ class RunCache:
             storage,
             semantic,
             plan.policy,
-            plan.dialect.routed_by,
+            plan.dialect.keyed_by,
             plan.dialect.defaults,
             bounds,
             in_flight,

@@ -40,7 +40,7 @@ Action = Literal["trial", "audit", "serve"]
 _PRIOR = 0.5
 _LOWEST_SHARE = 0.8
 _ROUNDING = 1e-6
-"""A similarity went through float32: .98 comes back as .97999996."""
+"""Similarities are float32, and made from distances: equal vectors may give .9999999."""
 _RISEN = 2.0
 _ALARM = 2.0
 """The drift alarm looks for twice the limit. Measured by `bench.cache_bound`: at this height a

@@ -31,7 +31,7 @@ _UNIT = re.compile(
     r"|m?s|min|h|seconds?|minutes?|hours?|days?|weeks?|months?|years?|cents?|dollars?|euros?"
 )
 _GROUPED = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
-_PLAIN = re.compile(r"[+-]?\d*\.?\d+([eE][+-]?\d+)?")
+_PLAIN = re.compile(r"[+-]?(\d+(\.\d+)?|\.\d+)([eE][+-]?\d+)?")
 _LATEX = [
     (re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}"), r"\1/\2"),
     (re.compile(r"\\(?:times|cdot)\s?"), "\u00d7"),

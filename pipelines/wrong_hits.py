@@ -42,7 +42,7 @@ _LOWEST_SHARE = 0.8
 _ROUNDING = 1e-6
 """Similarities are float32, and made from distances: equal vectors may give .9999999."""
 _RISEN = 2.0
-_ALARM = 2.0
+DRIFT_ALARM = 2.0
 """The drift alarm looks for twice the limit. Measured by `bench.cache_bound`: at this height a
 limit of 1 % and a rate that jumps to 5 % end in an alarm within 200 audits 19 times in 20."""
 
@@ -189,7 +189,7 @@ class Group:
         if not reaches(levels[level], threshold(self.evidence, limit, confidence)):
             return replace(self, evidence=evidence)
         drift = max(0.0, self.drift + drift_step(wrong, limit))
-        if drift >= _ALARM:
+        if drift >= DRIFT_ALARM:
             return Group(Evidence.none(levels), alarms=self.alarms + 1)
         return replace(self, evidence=evidence, drift=drift)
 

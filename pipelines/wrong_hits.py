@@ -50,7 +50,8 @@ limit of 1 % and a rate that jumps to 5 % end in an alarm within 200 audits 19 t
 def excludes(audited: int, wrong: int, rate: float, confidence: float) -> bool:
     """Whether the audits exclude every wrong rate from `rate` up, looked at as often as one likes.
 
-    K as a sum of positive terms, so that no integral is needed and both answers come early.
+    Euler's transformation turns K's integral, a hypergeometric function, into a finite sum of
+    positive terms: exact, and both answers come early.
     """
     needed, odds = 1 / (1 - confidence), rate / (1 - rate)
     term = total = _PRIOR / (_PRIOR + wrong)

@@ -44,15 +44,14 @@ def _numbers(form: Form) -> object:
     return [
         word
         for word in form.tokens
-        if word == ".." or (word[0] in "+-.0123456789" and word.strip("+-.").rstrip("th").isdigit())
+        if word == ".."
+        or (word[0] in "+-.0123456789" and word.strip("+-.").rstrip("th").isdigit())
         or amounts.FIGURE.match(word)
     ]
 
 
 def _symbols(form: Form) -> object:
-    return [
-        word for word in form.tokens if word[0] == "`" or not any(c.isalnum() for c in word)
-    ]
+    return [word for word in form.tokens if word[0] == "`" or not any(c.isalnum() for c in word)]
 
 
 GATES: dict[str, View] = {
@@ -62,7 +61,8 @@ GATES: dict[str, View] = {
     "identifiers": _beginning("="),
     "code and formulae": _symbols,
     "dates and times": lambda form: (
-        _beginning("date:", "time:")(form), _among(dates.WHEN, dates.MONTH, dates.DAY.values())(form)
+        _beginning("date:", "time:")(form),
+        _among(dates.WHEN, dates.MONTH, dates.DAY.values())(form),
     ),
     "numbers": _numbers,
     "currency": _among(amounts.CURRENCIES),

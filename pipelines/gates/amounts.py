@@ -8,15 +8,17 @@ import re
 from collections.abc import Sequence
 from decimal import Decimal
 
-_SMALL = (
+from pipelines.gates.lexicon import ordered, words
+
+_SMALL = ordered(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-_ORDINALS = (
+)
+_TENS = ordered("twenty thirty forty fifty sixty seventy eighty ninety")
+_ORDINALS = ordered(
     "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth "
     "thirteenth fourteenth fifteenth sixteenth seventeenth eighteenth nineteenth"
-).split()
+)
 UNITS_OF_TEN = {word: value for value, word in enumerate(_SMALL)}
 TENS = {word: 20 + 10 * place for place, word in enumerate(_TENS)}
 ORDINAL = {word: value for value, word in enumerate(_ORDINALS)} | {
@@ -58,10 +60,15 @@ CURRENCY = {
     "cents": "cent", "franc": "franc", "francs": "franc", "kronor": "krona", "krona": "krona",
     "peso": "peso", "pesos": "peso",
 }  # fmt: skip
-CODES = frozenset(
-    "usd eur gbp jpy inr krw aud cad chf sek nok dkk cny brl mxn zar rub try pln czk huf btc eth".split()
+CODES = words(
+    "usd eur gbp jpy inr krw aud cad chf sek nok dkk cny brl mxn zar rub try pln czk huf btc eth"
 )
 CURRENCIES = CODES | frozenset(CURRENCY.values())
+
+
+def is_numeral(word: str) -> bool:
+    """Whether a word alone is a number: not "hundred" in "the hundred", but as a part."""
+    return _kind(word) is not None
 
 
 def figure(digits: str, money: bool = False) -> str:
@@ -75,14 +82,14 @@ def scaled(digits: str, word: str) -> str:
     return format((Decimal(digits) * SCALES[word]).normalize(), "f")
 
 
-def numeral(words: Sequence[str], start: int) -> tuple[str, int] | None:
+def numeral(tokens: Sequence[str], start: int) -> tuple[str, int] | None:
     """The number written out at `start` and how many words it takes: "twenty one" -> ("21", 2)."""
     total = current = 0
     position, last = start, ""
-    while position < len(words):
-        word = words[position]
-        joins = word == "and" and last in ("hundred", "thousand") and position + 1 < len(words)
-        if joins and words[position + 1] in _CARDINAL:
+    while position < len(tokens):
+        word = tokens[position]
+        joins = word == "and" and last in ("hundred", "thousand") and position + 1 < len(tokens)
+        if joins and tokens[position + 1] in _CARDINAL:
             position += 1
             continue
         kind = _kind(word)

@@ -3,23 +3,48 @@
 import re
 from collections.abc import Sequence
 
-_MONTHS = (
+from pipelines.gates import lexicon
+
+_MONTHS = lexicon.ordered(
     "january february march april may june july august september october november december"
-).split()
+)
 MONTH = {name: number for number, name in enumerate(_MONTHS, 1)} | {
     name[:3]: number for number, name in enumerate(_MONTHS, 1) if name != "may"
 }
 MONTH |= {"sept": 9, "may^": 5, "march^": 3, "august^": 8}
+MONTH_NAMES = {
+    name[:length]: name
+    for name in _MONTHS
+    for length in (3, 4)
+    if name[:length]
+    not in (
+        "may",
+        "mar",
+        "marc",
+        "janu",
+        "febr",
+        "apri",
+        "june",
+        "july",
+        "augu",
+        "octo",
+        "nove",
+        "dece",
+    )
+}
 DAY = {
-    **{name: name for name in "monday tuesday wednesday thursday friday saturday sunday".split()},
+    **{
+        name: name
+        for name in lexicon.ordered("monday tuesday wednesday thursday friday saturday sunday")
+    },
     **{"mon": "monday", "tue": "tuesday", "tues": "tuesday", "wed": "wednesday"},
     **{"thu": "thursday", "thur": "thursday", "thurs": "thursday", "fri": "friday"},
 }
-WHEN = frozenset(
+WHEN = lexicon.words(
     "today tomorrow yesterday tonight now currently current latest recent recently next last ago "
     "noon midnight morning afternoon evening night daily weekly monthly yearly annual annually "
     "bc ad bce ce weekend weekday week month year decade century day hour minute second spring "
-    "summer autumn fall winter soon later earlier early late".split()
+    "summer autumn fall winter soon later earlier early late"
 )
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?\s?([ap])?", re.IGNORECASE)
 _DAY_OF_MONTH = re.compile(r"([1-9]|[12]\d|3[01])(?:th)?$")

@@ -5,6 +5,10 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def ordered(text: str) -> list[str]:
+    return text.split()
+
+
 QUESTION = words("what which who whom whose when where why how howto meaning price")
 AUXILIARY = words(
     "is was be been being do did done have had can could may might must shall should will would "
@@ -66,22 +70,35 @@ OPENERS = (
     )
 )
 POLITE = words("please kindly pls hi hello hey dear")
+_VERBS = words(
+    "help make use check capitalize uppercase lowercase proofread rephrase spell repair add "
+    "subtract multiply divide differentiate integrate factor simplify open close delete remove "
+    "cancel update change set send book order turn play order choose pick think rephrase guess "
+    "complete fill read finish continue select plan design build implement transfer pay block "
+    "activate reset look search provide share highlight discuss elaborate clarify illustrate "
+    "teach guide walk remind schedule call stop start put mention state derive verify decode "
+    "encode parse format clean merge split round order group tag detect decide determine"
+)
 IMPERATIVE = "|".join(
     sorted(
-        (TASK | words("help make use check capitalize uppercase lowercase proofread rephrase spell"))
+        (TASK | _VERBS)
         - words("short long brief simple table letter email page word words pros cons step steps")
     )
 )
 MENTION = words(
     "translate translated translation spell spelled spelt spelling pronounce pronounced "
     "pronunciation rhyme rhymes synonym synonyms antonym antonyms plural singular conjugate "
-    "anagram palindrome rewrite rephrase paraphrase proofread grammar punctuation punctuate "
-    "capitalise capitalize uppercase lowercase vowel vowels syllable syllables say said word "
-    "reverse sort classify sentiment spam label mean means meaning define definition tense noun "
-    "verb adjective contraction etymology repeat echo print abbreviation reword typo hyphen "
-    "apostrophe title anagrams homophone"
+    "anagram palindrome rephrase paraphrase proofread grammar punctuation punctuate capitalise "
+    "capitalize uppercase lowercase vowel vowels syllable syllables say said word sentiment mean "
+    "means meaning define definition tense noun verb adjective contraction etymology reword typo "
+    "hyphen apostrophe anagrams homophone letters phrase idiom proverb slang"
 )
 """Words that turn others into examples: what "big" means is not what "large" means."""
+MENTIONING = words(
+    "rewrite reverse sort classify label repeat echo print correct fix count spell complete "
+    "continue finish edit improve shorten tag type reply respond extract alphabetize parse format"
+)
+"""Verbs that do so where they are the task itself: "sort pear fig" beside "how do I sort"."""
 
 CASED = words(
     "us it who polish may march august turkey china aids apple windows amazon java mercury mars "
@@ -94,27 +111,6 @@ CASED = words(
 )
 """Words that are another word with a capital."""
 
-ENGLISH = (
-    QUESTION
-    | AUXILIARY
-    | PRONOUN
-    | NEGATION
-    | QUANTIFIER
-    | PREPOSITION
-    | COMPARATIVE
-    | OPENERS
-    | words("the a an this that these those there here are were has does am please isn't don't")
-)
-DISTINCTIVE = words(
-    "the what which who when where why how this these those there of is are does my your you "
-    "please explain describe list write name give summarize summarise convert their they them "
-    "with from should would could translate sort suggest tell if solve subtract divide define it"
-)
-FOREIGN = words(
-    "der die das und ist nicht ein eine wie wer wo el los las que es por para una como le la les "
-    "est et une des du il lo che di per sono het een en van ik hoe är och jag inte hur det att "
-    "o os um uma não é qual quais jest nie czy i̇s ve bir der dem den im zu cual cuál où"
-)
 NAMES = words(
     "america europe asia africa afghanistan albania algeria argentina armenia australia austria "
     "bangladesh belarus belgium bolivia brazil bulgaria cambodia canada chile china colombia "
@@ -131,4 +127,29 @@ LANGUAGE = words(
     "english french german spanish italian portuguese dutch swedish danish norwegian finnish "
     "polish czech russian ukrainian turkish greek arabic hebrew hindi urdu bengali chinese "
     "mandarin cantonese japanese korean vietnamese thai latin swahili hungarian romanian"
+)
+
+ENGLISH = (
+    QUESTION
+    | AUXILIARY
+    | PRONOUN
+    | NEGATION
+    | QUANTIFIER
+    | PREPOSITION
+    | COMPARATIVE
+    | OPENERS
+    | LANGUAGE
+    | NAMES
+    | _VERBS
+    | words("the a an this that these those there here are were has does am please isn't don't")
+)
+DISTINCTIVE = words(
+    "the what which who when where why how this these those there of is are does my your you "
+    "please explain describe list write name give summarize summarise convert their they them "
+    "with from should would could translate sort suggest tell if solve subtract divide define it"
+)
+FOREIGN = words(
+    "der die das und ist nicht ein eine wie wer wo el los las que es por para una como le la les "
+    "est et une des du il lo che di per sono het een en van ik hoe är och jag inte hur det att "
+    "o os um uma não é qual quais jest nie czy i̇s ve bir der dem den im zu cual cuál où"
 )

@@ -53,10 +53,10 @@ chief-executive = ceo chief_executive_officer
 capital = capital_city
 pros-cons = pros_and_cons advantages_and_disadvantages advantage_and_disadvantage pro_and_con
 afew = a_few
-most of = most_of_the
+most = most_of_the
 all = all_of_the all_of
 both = both_of_the both_of
-which = which_one_of_the
+which of = which_one_of
 to = in_order_to so_as_to
 because = due_to_the_fact_that
 log in to = log_into login_to
@@ -141,6 +141,12 @@ analyze = analyse
 catalyze = catalyse
 paralyze = paralyse
 cafe = café
+celsius = degree_celsius degrees_celsius
+fahrenheit = degree_fahrenheit degrees_fahrenheit
+km/h = kilometer_per_hour
+m/s = meter_per_second
+free = for_free
+mph = mile_per_hour
 naive = naïve
 facade = façade
 cliche = cliché
@@ -202,8 +208,8 @@ NOT_PLURAL = words(
     "charles jones williams davis adams hughes netherlands philippines olympics mars venus jesus "
     "windows kubernetes pandas postgres redis jenkins aids diabetes rabies measles mumps herpes "
     "mathematics maths economics politics ethics statistics athletics gymnastics genetics "
-    "mechanics dynamics electronics analytics logistics graphics acoustics sports sales headquarters "
-    "barracks crossroads whereas besides sometimes afterwards towards upwards downwards "
+    "mechanics dynamics electronics analytics logistics graphics acoustics sports sales "
+    "headquarters barracks crossroads whereas besides sometimes afterwards towards upwards downwards "
     "indoors outdoors overseas upstairs downstairs clothes jeans shorts pants scissors pros cons "
     "hours days weeks months years times lots twins states nations eagles lakers bulls bears "
     "saints giants rockies andes alps keys orleans angeles vegas dallas honduras cyprus belarus "

@@ -64,55 +64,79 @@ _INVERSIONS = (
 
 _RULES = (
     (
+        " not ",
         rf"^((?:why |what |how |where |when )?)({_AUX}) not ((?:my |your |his |her |our |their |"
         r"this |that |the )?\w+) (?=\w)",
         r"\1\2 \3 not ",
     ),
-    (r"^who (?:is|was) it that ", "who "),
-    (r"^how (?:do|can|could|would|might) (?:i|we|one|someone) go about ", "howto me "),
-    (r"^how (?:do|can|could|would|might) (?:i|we) ", "howto me "),
-    (r"^how (?:do|can|could|would) (?:you|one|someone) ", "howto you "),
-    (r"^(?:explain |show me |tell me |teach me |describe |show |demonstrate )?how to ", "howto any "),
-    (r"^what is (?:the |a )?(?:way|method|procedure|process|step) (?:for me )?to ", "howto any "),
-    (r"^what step (?:do|should|must|can) (?:i|we) (?:need to )?take to ", "howto me "),
-    (r"^what do (?:i|we) (?:need|have) to do to ", "howto me "),
-    (r"^howto me (.*)$", lambda m: "howto " + re.sub(r"\b(?:my|our|the|a|an) ", "", m[1])),
-    (r"^howto you (.*)$", lambda m: "howto " + re.sub(r"\b(?:your|the|a|an) ", "", m[1])),
-    (r"^howto any (.*)$", lambda m: "howto " + re.sub(r"\b(?:my|your|the|a|an) ", "", m[1])),
-    (r"^what do (.+) mean$", r"meaning \1"),
-    (r"^what is (?:the )?(?:meaning|definition) of ", "meaning "),
-    (r"^define ", "meaning "),
-    (r"^how is (\"[^ ]+) pronounced$", r"howto pronounce \1"),
-    (r"\b(?:the )?(?:word|phrase|term|expression|command) (?=[\"`])", ""),
-    (r"^who (?:is|was) (?:the )?(?:author|writer) of ", "who wrote "),
-    (r"^who was (.+) (\w+ed) by$", r"who \2 \1"),
-    (r"^who was (.+) written by$", r"who wrote \1"),
-    (r"^by whom was (.+) written$", r"who wrote \1"),
-    (r"^what is (?:the )?cause of ", "what cause "),
-    (r"^(.+) is what$", r"what is \1"),
-    (r"^(what|who|where) is ((?:the )?\w+) 's (\w+(?: \w+)?)$", r"\1 is the \3 of \2"),
-    (r"^(?:is i|is you) able to ", "can i "),
-    (r"^is it possible (?:for me )?to ", "can i "),
-    (r"^(?:how much|what) do (.+) cost\b", r"price \1"),
-    (r"^what is (?:the )?(?:price|cost) of ", "price "),
-    (r"^(how many .+) is there ", r"\1 is "),
-    (r"^how far away ", "how far "),
-    (r"^(what is|list|name|give me|give) some ", r"\1 "),
-    (rf"^({IMPERATIVE}) me ", r"\1 "),
-    (r"^(how is|what is) the difference ", r"\1 difference "),
-    (r"\b((?:turn|switch) )((?:the |my )?\w+) (on|off)$", r"\1\3 \2"),
-    (r"\bhave got ", "have "),
-    (r"\b(synonym|antonym) for ", r"\1 of "),
+    ("it that", r"^who (?:is|was) it that ", "who "),
+    ("go about", r"^how (?:do|can|could|would|might) (?:i|we|one|someone) go about ", "howto me "),
+    ("how ", r"^how (?:do|can|could|would|might) (?:i|we) ", "howto me "),
+    ("how ", r"^how (?:do|can|could|would) (?:you|one|someone) ", "howto you "),
     (
+        "how to ",
+        r"^(?:explain |show me |tell me |teach me |describe |show |demonstrate )?how to ",
+        "howto any ",
+    ),
+    (
+        "what is",
+        r"^what is (?:the |a )?(?:way|method|procedure|process|step) (?:for me )?to ",
+        "howto any ",
+    ),
+    ("what step", r"^what step (?:do|should|must|can) (?:i|we) (?:need to )?take to ", "howto me "),
+    ("do to ", r"^what (?:do (?:i|we) (?:need|have) to|can (?:i|we)) do to ", "howto me "),
+    (
+        "howto me",
+        r"^howto me (.*)$",
+        lambda m: "howto " + re.sub(r"\b(?:my|our|the|a|an) ", "", m[1]),
+    ),
+    (
+        "howto you",
+        r"^howto you (.*)$",
+        lambda m: "howto " + re.sub(r"\b(?:your|the|a|an) ", "", m[1]),
+    ),
+    (
+        "howto any",
+        r"^howto any (.*)$",
+        lambda m: "howto " + re.sub(r"\b(?:my|your|the|a|an) ", "", m[1]),
+    ),
+    (" mean", r"^what do (.+) mean$", r"meaning \1"),
+    ("what is", r"^what is (?:the )?(?:meaning|definition) of ", "meaning "),
+    ("define", r"^define ", "meaning "),
+    ("following", r"\b(?:the )?following (?=\w)", "these "),
+    ("pronounced", r"^how is (\"[^ ]+) pronounced$", r"howto pronounce \1"),
+    ('"', r"\b(?:the )?(?:word|phrase|term|expression|command) (?=[\"`])", ""),
+    ("who ", r"^who (?:is|was) (?:the )?(?:author|writer) of ", "who wrote "),
+    (" by", r"^who was (.+) (\w+ed) by$", r"who \2 \1"),
+    (" by", r"^who was (.+) written by$", r"who wrote \1"),
+    ("by whom", r"^by whom was (.+) written$", r"who wrote \1"),
+    ("cause of", r"^what is (?:the )?cause of ", "what cause "),
+    ("is what", r"^(.+) is what$", r"what is \1"),
+    ("'s ", r"^(what|who|where) is ((?:the )?\w+) 's (\w+(?: \w+)?)$", r"\1 is the \3 of \2"),
+    ("able to", r"^(?:is i|is you) able to ", "can i "),
+    ("possible", r"^is it possible (?:for me )?to ", "can i "),
+    (" cost", r"^(?:how much|what) do (.+) cost\b", r"price \1"),
+    ("what is", r"^what is (?:the )?(?:price|cost) of ", "price "),
+    ("there ", r"^(how many .+) is there ", r"\1 is "),
+    ("far away", r"^how far away ", "how far "),
+    ("some ", r"^(what is|list|name|give me|give) some ", r"\1 "),
+    (" me ", rf"^({IMPERATIVE}) me ", r"\1 "),
+    ("the difference", r"^(how is|what is) the difference ", r"\1 difference "),
+    (" o", r"\b((?:turn|switch) )((?:the |my )?\w+) (on|off)$", r"\1\3 \2"),
+    ("have got", r"\bhave got ", "have "),
+    ("nym", r"\b(synonym|antonym) for ", r"\1 of "),
+    (
+        "what ",
         r"^what (?!is |was |do |did |can |could |may |must |should |will |would |have |had |"
-        r"happen|cause|if |about |to |i |you |we |they |he |she |it |the |a |make |kill)(?=\w)",
+        r"happen|cause|\w+ed |if |about |to |i |you |we |they |he |she |it |the |a |"
+        r"make |kill)(?=\w)",
         "which ",
     ),
-    (rf"^({_WH}(?: (?:much|many|long|old|far|often|\w+(?: \w+)?))?) do (?!not\b)(?=\w)", r"\1 "),
-    (r"\b(who|which|what) exactly\b", r"\1"),
+    (" do ", rf"^({_WH}(?: (?!{_AUX}\b)\w+){{0,2}}) do (?!not\b)(?=\w)", r"\1 "),
+    ("exactly", r"\b(who|which|what) exactly\b", r"\1"),
 )
 INVERSIONS = tuple((re.compile(pattern), new) for pattern, new in _INVERSIONS)
-RULES = tuple((re.compile(pattern), new) for pattern, new in _RULES)
+RULES = tuple((word, re.compile(pattern), new) for word, pattern, new in _RULES)
 
 _FRONTED = re.compile(
     r"^((?:in|for|with|on|at|during|using|if|when|as|after|before|without|under) [^,]+) , ([^,]+)$"
@@ -131,9 +155,15 @@ def ask(sentence: str, courtesies_only: bool = False) -> str:
     elif DEFINITE.match(sentence):
         sentence = DEFINITE.sub("what is ", sentence, count=1)
     sentence = _FRONTED.sub(r"\2 \1", FOR_ME.sub(r"\1", sentence))
-    for pattern, new in RULES:
-        sentence = pattern.sub(new, sentence)
-    return _BETWEEN.sub(_in_order, sentence)
+    return " , ".join(_plain(clause) for clause in sentence.split(" , "))
+
+
+def _plain(clause: str) -> str:
+    for word, pattern, new in RULES:
+        # A plain search spares most rules their pattern.
+        if word in clause:
+            clause = pattern.sub(new, clause)
+    return _BETWEEN.sub(_in_order, clause) if "difference" in clause else clause
 
 
 def _bare(sentence: str) -> str:

@@ -9,20 +9,20 @@ from pipelines.gates.lexicon import OPENERS, POLITE
 LONGEST = 4000
 """Characters. A longer text is compared as it is: it is data rather than a question."""
 
+# The keys by number: most of them look like their values.
 _CHARACTERS = str.maketrans(
     {
-        **dict.fromkeys("“”„‟«»", '"'),
-        **dict.fromkeys("‘’‚‛ʼ", "'"),
-        **dict.fromkeys("‐‑−", "-"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb", '"'),
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc", "'"),
+        **dict.fromkeys("\u2010\u2011\u2013\u2212", "-"),
         **dict.fromkeys("\u200b\ufeff\u00ad", None),
-        "–": "-",
-        "…": "...",
-        "×": "*",
-        "÷": "/",
-        "？": "?",
-        "！": "!",
-        "，": ",",
-        "：": ": ",
+        "\u2026": "...",
+        "\u00d7": "*",
+        "\u00f7": "/",
+        "\uff1f": "?",
+        "\uff01": "!",
+        "\uff0c": ",",
+        "\uff1a": ": ",
     }
 )
 _DASH = re.compile(r"\s*—\s*|\s+-\s+(?=[A-Za-z]{2})")
@@ -49,7 +49,7 @@ class Prompt(NamedTuple):
 
 
 def clean(text: str) -> str:
-    """NFC, one kind of quotes, dashes and full-width marks. Not NFKC: it makes x² the same as x2."""
+    """NFC, with one kind of quotes, dashes and pauses. Not NFKC: it makes x² the same as x2."""
     return unicodedata.normalize("NFC", text).translate(_CHARACTERS).strip()
 
 

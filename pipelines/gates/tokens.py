@@ -8,7 +8,7 @@ import re
 from typing import NamedTuple
 
 from pipelines.gates import amounts, dates
-from pipelines.gates.lexicon import CASED, QUESTION
+from pipelines.gates.lexicon import CASED, QUESTION, words
 
 EXACT = ("=", '"', "`")
 
@@ -37,7 +37,7 @@ _SHORT_CODE = re.compile(r"[A-Za-z]{1,5}-?\d{1,2}$")
 _FORMULA = frozenset("+*/=<>^|~&[]{}\\")
 _PAUSE = frozenset(",.;?!:")
 _SILENT = frozenset("\"'()¿¡")
-_IS_AFTER = QUESTION | frozenset("that it there here he she let this".split())
+_IS_AFTER = QUESTION | words("that it there here he she let this")
 _SHORT = {
     "can't": "can not", "cannot": "can not", "cant": "can not", "won't": "will not",
     "shan't": "shall not", "i'm": "i am", "im": "i am", "ive": "i have", "whats": "what is",
@@ -159,6 +159,9 @@ def _word(text: str, starts: bool, cased: bool) -> list[Token]:
         return [Token(lower)]
     if cased and len(text) < 4 and text in amounts.UNIT and text != lower:
         return [Token("unit:" + text)]
+    parts = lower.split("-")
+    if len(parts) > 1 and all(amounts.is_numeral(part) for part in parts):
+        return [Token(part) for part in parts]
     return [Token(part, named) for part in _expand(lower).split()]
 
 
@@ -178,6 +181,7 @@ def _expand(word: str) -> str:
 
 def _has_case(text: str) -> bool:
     """Whether capitals say anything: not in all lower, all upper or Title Case."""
-    words = [word for word in text.split() if word[0].isalpha()]
-    capitals = sum(word[0].isupper() for word in words)
-    return any(c.islower() for c in text) and not (len(words) > 3 and capitals > 0.8 * len(words))
+    alphabetic = [word for word in text.split() if word[0].isalpha()]
+    capitals = sum(word[0].isupper() for word in alphabetic)
+    titled = len(alphabetic) > 3 and capitals > 0.8 * len(alphabetic)
+    return any(c.islower() for c in text) and not titled

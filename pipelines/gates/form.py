@@ -1,5 +1,6 @@
 """A prompt's normal form. Two prompts may share an answer only where their forms are the same."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +14,7 @@ FREE, LITERAL, STRICT, VERBATIM = "free", "literal", "strict", "verbatim"
 
 _COURTESY = lexicon.POLITE | frozenset((",", "can", "could", "would", "will", "you", "there"))
 _LITERAL_RULES = tuple(
-    (templates.re.compile(pattern), new)
+    (re.compile(pattern), new)
     for pattern, new in (
         (r"^what (?:does|do) (.+) mean$", r"meaning \1"),
         (r"^what is (?:the )?(?:meaning|definition) of ", "meaning "),

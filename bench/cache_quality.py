@@ -5,7 +5,7 @@
 Traps are pairs of questions from bench/data/cache_traps.jsonl: half ask the same in other words,
 half only look alike. `held_out` pairs were not looked at while the gates were written. In DIR may
 lie `banking77` and `clinc150`: there the nearest train row of each test row is its candidate, as
-in a cache that holds the train split, and a hit of another intent is wrong. A hit of the same
+in a cache that holds the train split (both evenly sampled, see --rows), and a hit of another intent is wrong. A hit of the same
 intent is only not known to be wrong (an intent has many questions with different answers), so
 these data count wrong hits from below and say nothing about hits that should have been.
 
@@ -64,17 +64,19 @@ def embed(encoder: Any, texts: Sequence[str]) -> Vectors:
     return placed
 
 
-def trap_pairs(encoder: Any, held_out: bool | None = None) -> list[Pair]:
+def trap_pairs(encoder: Any) -> dict[str, list[Pair]]:
+    """All traps, those seen while the gates were written, and those held out."""
     with TRAPS.open() as file:
         rows = [json.loads(line) for line in file]
-    rows = [row for row in rows if held_out in (None, row["held_out"])]
     first = embed(encoder, [row["a"] for row in rows])
     second = embed(encoder, [row["b"] for row in rows])
     near = (first * second).sum(1)
-    return [
-        Pair(row["a"], row["b"], float(similarity), not row["same"])
-        for row, similarity in zip(rows, near, strict=True)
-    ]
+    sets: dict[str, list[Pair]] = {"traps": [], "traps, seen": [], "traps, held out": []}
+    for row, similarity in zip(rows, near, strict=True):
+        pair = Pair(row["a"], row["b"], float(similarity), not row["same"])
+        sets["traps"].append(pair)
+        sets["traps, held out" if row["held_out"] else "traps, seen"].append(pair)
+    return sets
 
 
 def banking77(folder: Path) -> tuple[list[list[str]], list[list[str]]]:
@@ -94,11 +96,13 @@ def clinc150(folder: Path) -> tuple[list[list[str]], list[list[str]]]:
 DATASETS = {"banking77": banking77, "clinc150": clinc150}
 
 
-def intent_pairs(
-    encoder: Any, train: list[list[str]], test: list[list[str]], rows: int
-) -> list[Pair]:
-    """Each test row (evenly taken, `rows` at most) with its nearest train row."""
-    test = test[:: -(-len(test) // rows)]
+def some(rows: list[list[str]], most: int) -> list[list[str]]:
+    """Evenly taken, as the files are sorted by intent."""
+    return rows if len(rows) <= most else [rows[at * len(rows) // most] for at in range(most)]
+
+
+def intent_pairs(encoder: Any, train: list[list[str]], test: list[list[str]]) -> list[Pair]:
+    """Each test row with its nearest train row."""
     cached = embed(encoder, [text for text, _ in train])
     asked = embed(encoder, [text for text, _ in test])
     nearest = np.concatenate([(part @ cached.T).argmax(1) for part in np.array_split(asked, 16)])
@@ -139,6 +143,12 @@ def rules(pairs: Sequence[Pair], verifier: Verifier | None) -> dict[str, Figures
     return measured
 
 
+def served_wrongly(pairs: Sequence[Pair]) -> list[tuple[str, str]]:
+    """The wrong hits behind the gates, to be read: a label may be what is wrong."""
+    near = (pair for pair in pairs if pair.wrong and pair.similarity >= FLOOR)
+    return [(p.cached, p.asked) for p in near if conflict(p.cached, p.asked) is None]
+
+
 def table_of(name: str, measured: dict[str, Figures], requests: int) -> Table:
     columns = ("hits", "wrong", "hit_rate", "wrong_per_hit", "wrong_per_request", "kept")
     table = Table("rule", *columns, title=f"{name}: {requests:,} requests")
@@ -157,24 +167,21 @@ def _shown(value: float | None) -> str:
 @click.option(
     "--data", type=click.Path(exists=True, path_type=Path), help="has banking77, clinc150"
 )
-@click.option("--rows", default=3000, show_default=True, help="test rows of each data set at most")
+@click.option("--rows", default=1500, show_default=True, help="test rows of each set; 4x train")
 @click.option("--verifier", "verifier_model", help="a cross-encoder by path or name")
 @click.option("--json", "as_json", is_flag=True)
 def main(data: Path | None, rows: int, verifier_model: str | None, as_json: bool) -> None:
     """Measure and print; tables go to standard error."""
     from sentence_transformers import SentenceTransformer
 
-    err = Console(stderr=True)
+    err = Console(stderr=True, width=110)
     encoder = SentenceTransformer(embedder_folder(), device="cpu")
     verifier = Verifier(verifier_model, err.print) if verifier_model else None
-    sets = {
-        "traps": trap_pairs(encoder),
-        "traps, seen": trap_pairs(encoder, held_out=False),
-        "traps, held out": trap_pairs(encoder, held_out=True),
-    }
+    sets = trap_pairs(encoder)
     for name, read in DATASETS.items():
         if data and (data / name).is_dir():
-            sets[name] = intent_pairs(encoder, *read(data / name), rows)
+            train, test = read(data / name)
+            sets[name] = intent_pairs(encoder, some(train, 4 * rows), some(test, rows))
     measured = {name: rules(pairs, verifier) for name, pairs in sets.items()}
     for name, pairs in sets.items():
         err.print(table_of(name, measured[name], len(pairs)))
@@ -184,7 +191,8 @@ def main(data: Path | None, rows: int, verifier_model: str | None, as_json: bool
             "wrong_on_traps": traps["gates alone"]["wrong"],
             "kept_from_0.9": traps[f"gates {FLOOR}"]["kept"],
         }
-        print(json.dumps({**summary, "sets": measured}, indent=2))
+        wrong = {name: served_wrongly(pairs) for name, pairs in sets.items()}
+        print(json.dumps({**summary, "sets": measured, "wrong": wrong}, indent=2))
 
 
 if __name__ == "__main__":

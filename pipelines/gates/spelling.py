@@ -13,6 +13,7 @@ _LETTERED = lexicon.words(
 _NOT_ONE = lexicon.words(
     "no any some every which this that the each another do can should would could is not"
 )
+_POINTS = lexicon.words("my your his her its our their these those this that")
 _COUNTED = frozenset((*amounts.UNITS, "per"))
 _SPECIAL = (
     frozenset(amounts.UNITS_OF_TEN)
@@ -111,7 +112,9 @@ def same_words(tokens: Sequence[Token]) -> list[str]:
                 at += length
                 break
         else:
-            out.append(_singular(tokens[at]))
+            # "My cards" are all of mine: what is pointed at has a number.
+            pointed = at > 0 and words[at - 1] in _POINTS
+            out.append(words[at] if pointed else _singular(tokens[at]))
             at += 1
     return out
 

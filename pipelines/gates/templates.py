@@ -40,8 +40,8 @@ EMBEDDING = re.compile(
 )
 DEFINITE = re.compile(r"(?:please )?tell me (?=(?:the|my|your) )")
 TRAILING = re.compile(
-    r"(?: ,)*(?: please| pls| thank you(?: so much| very much)?| thanks(?: a lot| so much|"
-    r" in advance)?| thx| cheers)+$|(?: ,)+$"
+    r"(?: ,)*(?:(?<!please) please| pls| thank you(?: so much| very much)?|"
+    r" thanks(?: a lot| so much| in advance)?| thx| cheers)$|(?: ,)+$"
 )
 FOR_ME = re.compile(rf"^((?:{IMPERATIVE})\b.+) for me$")
 
@@ -120,7 +120,7 @@ _RULES = (
     ("there ", r"^(how many .+) is there ", r"\1 is "),
     ("far away", r"^how far away ", "how far "),
     ("some ", r"^(what is|list|name|give me|give) some ", r"\1 "),
-    (" me ", rf"^({IMPERATIVE}) me ", r"\1 "),
+    (" me ", r"^(write|give|make|find|draw|show|suggest|recommend|send|draft) me ", r"\1 "),
     ("the difference", r"^(how is|what is) the difference ", r"\1 difference "),
     (" o", r"\b((?:turn|switch) )((?:the |my )?\w+) (on|off)$", r"\1\3 \2"),
     ("have got", r"\bhave got ", "have "),
@@ -167,7 +167,9 @@ def _plain(clause: str) -> str:
 
 
 def _bare(sentence: str) -> str:
-    sentence = TRAILING.sub("", sentence) or sentence
+    before = None
+    while before != sentence:
+        before, sentence = sentence, TRAILING.sub("", sentence, count=1) or sentence
     before = None
     while before != sentence:
         before = sentence

@@ -5,9 +5,10 @@
 Traps are pairs of questions from bench/data/cache_traps.jsonl: half ask the same in other words,
 half only look alike. `held_out` pairs were not looked at while the gates were written. In DIR may
 lie `banking77` and `clinc150`: there the nearest train row of each test row is its candidate, as
-in a cache that holds the train split (both evenly sampled, see --rows), and a hit of another intent is wrong. A hit of the same
-intent is only not known to be wrong (an intent has many questions with different answers), so
-these data count wrong hits from below and say nothing about hits that should have been.
+in a cache that holds the train split (both evenly sampled, see --rows), and a hit of another
+intent is wrong. A hit of the same intent is only not known to be wrong (an intent has many
+questions with different answers), so these data count wrong hits from below and say nothing about
+hits that should have been.
 
     hit_rate            hits per request
     wrong_per_hit, wrong_per_request

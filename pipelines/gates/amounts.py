@@ -33,7 +33,7 @@ FIGURE = re.compile(r"[+-]?\d+(?:\.\d+)?$")
 _UNIT_NAMES = """
 kilometer km kms|meter m|centimeter cm|millimeter mm|micrometer µm um|nanometer nm|mile mi
 yard yd yds|foot ft feet|inch inches|kilogram kg kgs kilo kilos|gram g gm|milligram mg
-microgram µg mcg ug|pound lb lbs|ounce oz|tonne|ton|stone|liter l|milliliter ml millilitre mL
+microgram µg mcg ug|pound lb lbs|ounce oz|tonne|ton|stone|liter l L|milliliter ml millilitre mL
 centiliter cl|gallon gal|pint|quart|cup|tablespoon tbsp|teaspoon tsp|second s sec secs
 millisecond ms|minute min mins|hour h hr hrs|day|week wk wks|month|year yr yrs|decade|century
 celsius °c|fahrenheit °f|kelvin|byte|bit|kilobyte kB KB|megabyte MB|gigabyte GB|terabyte TB
@@ -49,6 +49,7 @@ for _group in _UNIT_NAMES.replace("\n", "|").strip("|").split("|"):
 UNIT |= {f"{name[:-2]}re": name for name in set(UNIT.values()) if name.endswith("er")}
 UNIT |= {f"{name}s": value for name, value in list(UNIT.items()) if len(name) > 3}
 UNITS = frozenset(UNIT.values())
+SYMBOLS = frozenset(name for name in UNIT if len(name) == 1)
 BARE = frozenset(name for name in UNIT if len(name) > 3 and name.isalpha() and name.islower())
 """Units that are units without a number before them, too: "g" alone is a letter."""
 

@@ -11,7 +11,7 @@ _MONTHS = lexicon.ordered(
 MONTH = {name: number for number, name in enumerate(_MONTHS, 1)} | {
     name[:3]: number for number, name in enumerate(_MONTHS, 1) if name != "may"
 }
-MONTH |= {"sept": 9, "may^": 5, "march^": 3, "august^": 8}
+MONTH |= {"sept": 9, "may~": 5, "march~": 3, "august~": 8}
 MONTH_NAMES = {
     name[:length]: name
     for name in _MONTHS

@@ -90,10 +90,10 @@ def _mentions(words: Sequence[str]) -> bool:
 
 
 def _literal(words: Sequence[str]) -> tuple[str, ...]:
-    sentence = templates.ask(" ".join(words), courtesies_only=True)
+    sentence = templates.ask(" ".join(words), leading_only=True)
     for pattern, new in _LITERAL_RULES:
         sentence = pattern.sub(new, sentence)
-    return tuple(sentence.split(" "))
+    return tuple(filter(None, sentence.split(" ")))
 
 
 def _free(tokens: Sequence[Token]) -> tuple[str, ...]:

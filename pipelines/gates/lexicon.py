@@ -106,7 +106,8 @@ CASED = words(
     "cat bat ram pat ace sat act ice era pet hiv oracle shell target gap visa word excel access "
     "teams outlook office slack zoom meta alphabet square stripe buck moody earnest pole "
     "scotch dutch welsh catholic labour democrat republican conservative liberal green "
-    "please thanks hello help and or not in no on is at as co if then god lent mass mini ford fiat jaguar tesla "
+    "please thanks hello help and or not in no on is at as co if then god lent mass mini ford "
+    "fiat jaguar tesla "
     "bath cork split essen nancy olive hope faith grace joy dawn jack rob sue dick drew art"
 )
 """Words that are another word with a capital."""

@@ -129,6 +129,8 @@ def _singular(token: Token) -> str:
 def without_articles(words: Sequence[str]) -> list[str]:
     out: list[str] = []
     for at, word in enumerate(words):
+        if not word:
+            continue
         follows = words[at + 1] if at + 1 < len(words) else ","
         if word == "a" and (follows == "," or (out and out[-1] in _LETTERED)):
             out.append("a^")

@@ -26,7 +26,7 @@ LEADING = tuple(
         rf"(?:so|well|okay|also|quick question|one question|question) , {_START}",
         r"(?:can|could|would|will) (?:you|u|someone|anyone)(?: please| kindly| possibly)?"
         rf" (?=(?:{IMPERATIVE}) )",
-        rf"(?:i|we) (?:would like|want|need|wish|would love)(?: you)? to (?=(?:{IMPERATIVE}) )",
+        rf"i (?:would like|want|need) you to (?=(?:{IMPERATIVE}) )",
     )
 )
 """Courtesies in front: taken away until none is left."""
@@ -144,11 +144,11 @@ _FRONTED = re.compile(
 _BETWEEN = re.compile(r"\b(difference between )([^\d,]+?) and ([^\d,]+?)$")
 
 
-def ask(sentence: str, courtesies_only: bool = False) -> str:
+def ask(sentence: str, leading_only: bool = False) -> str:
     """The plainest way to say a question. Commas are tokens; they mark what was moved."""
-    sentence = _bare(sentence)
-    if courtesies_only:
-        return sentence
+    if leading_only:
+        return _without_leading(sentence)
+    sentence = _without_leading(_without_trailing(sentence))
     plain = EMBEDDING.sub("", sentence, count=1) if EMBEDDING.match(sentence) else sentence
     if plain != sentence:
         sentence = _first_of(INVERSIONS, plain)
@@ -166,10 +166,14 @@ def _plain(clause: str) -> str:
     return _BETWEEN.sub(_in_order, clause) if "difference" in clause else clause
 
 
-def _bare(sentence: str) -> str:
+def _without_trailing(sentence: str) -> str:
     before = None
     while before != sentence:
         before, sentence = sentence, TRAILING.sub("", sentence, count=1) or sentence
+    return sentence
+
+
+def _without_leading(sentence: str) -> str:
     before = None
     while before != sentence:
         before = sentence

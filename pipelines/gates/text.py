@@ -16,6 +16,8 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc", "'"),
         **dict.fromkeys("\u2010\u2011\u2013\u2212", "-"),
         **dict.fromkeys("\u200b\ufeff\u00ad", None),
+        # Stands for a space inside of a token.
+        "\0": " ",
         "\u2026": "...",
         "\u00d7": "*",
         "\u00f7": "/",

@@ -1,7 +1,8 @@
 """From an instruction to words: what must stay exact is kept apart from what has many spellings.
 
 A token with a first character of its own is exact: `=` an identifier, `"` a quotation, a
-backtick code. `^` behind a word says that its capital makes it another word (`us^`).
+backtick code.
+`^` (all capitals) or `~` (one) behind a word says that they make it another: `us^`, `may~`.
 """
 
 import re
@@ -154,10 +155,10 @@ def _word(text: str, starts: bool, cased: bool) -> list[Token]:
     if len(text) == 1 and cased and not starts and text == "A":
         return [Token("a^")]
     if lower in CASED and (shouted or named):
-        return [Token(lower + "^", named)]
+        return [Token(lower + ("^" if shouted else "~"), named)]
     if shouted and lower in amounts.CODES:
         return [Token(lower)]
-    if cased and len(text) < 4 and text in amounts.UNIT and text != lower:
+    if cased and text != lower and (text in amounts.UNIT or lower in amounts.SYMBOLS):
         return [Token("unit:" + text)]
     parts = lower.split("-")
     if len(parts) > 1 and all(amounts.is_numeral(part) for part in parts):

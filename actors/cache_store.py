@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class OneWarning:
 
 
 @contextlib.contextmanager
-def survived(warn: OneWarning, kind: str) -> Any:
+def survived(warn: Callable[[str, BaseException], None], kind: str) -> Iterator[None]:
     """Whatever the storage layer raises inside becomes a warning of that kind.
 
     On damaged files it also panics, which Python sees as a `BaseException`.

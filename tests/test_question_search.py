@@ -87,12 +87,12 @@ def test_nothing_is_found_across_scopes(
 ) -> None:
     if indexed:
         small_index(monkeypatch)
-    filled(config, warnings, asked(KEYS[:150]), asked(KEYS[150:], OTHER_SCOPE))
+    filled(config, warnings, asked(KEYS[:200]), asked(KEYS[200:], OTHER_SCOPE))
     reader = opened(config, warnings)
     scopes = [SCOPE] * 300 + [OTHER_SCOPE] * 300
     found = reader.nearest(scopes, np.concatenate([VECTORS, VECTORS]), 0.98, 3)
-    own = [[KEYS[i]] if i < 150 else [] for i in range(300)]
-    other = [[] if i < 150 else [KEYS[i]] for i in range(300)]
+    own = [[KEYS[i]] if i < 200 else [] for i in range(300)]
+    other = [[] if i < 200 else [KEYS[i]] for i in range(300)]
     assert [[c.request_key for c in some] for some in found] == own + other
     assert reader.nearest([b"x" * 16], VECTORS[:1], 0.98, 3) == [[]]
     assert not warnings

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from actors.cache_care import index_state
 from actors.cache_store import CacheStore
@@ -42,9 +43,9 @@ class CacheStats:
     path: str
     tables: list[TableStats] = field(default_factory=list)
     quarantined: list[str] = field(default_factory=list)
-    by_model: Counter[str] = field(default_factory=Counter)
-    by_tier: Counter[str] = field(default_factory=Counter)
-    by_tenant: Counter[str] = field(default_factory=Counter)
+    by_model: dict[str, int] = field(default_factory=dict)
+    by_tier: dict[str, int] = field(default_factory=dict)
+    by_tenant: dict[str, int] = field(default_factory=dict)
     oldest: datetime | None = None
     newest: datetime | None = None
 
@@ -115,17 +116,16 @@ def _table_stats(store: CacheStore, name: str, table: Any) -> TableStats:
 
 
 def _count(stats: CacheStats, table: Any) -> None:
-    query = table.search().select(["model", "tier", "tenant", "created_at"])
+    counters = {"model": stats.by_model, "tier": stats.by_tier, "tenant": stats.by_tenant}
+    query = table.search().select([*counters, "created_at"])
     for batch in query.to_batches(_BATCH_ROWS):
-        for column, counter in (
-            ("model", stats.by_model),
-            ("tier", stats.by_tier),
-            ("tenant", stats.by_tenant),
-        ):
-            counter.update(batch.column(column).to_pylist())
-        moments = [moment for moment in batch.column("created_at").to_pylist() if moment]
-        stats.oldest = min([*moments, *([stats.oldest] if stats.oldest else [])], default=None)
-        stats.newest = max([*moments, *([stats.newest] if stats.newest else [])], default=None)
+        for column, counter in counters.items():
+            for name, count in Counter(batch.column(column).to_pylist()).items():
+                counter[str(name)] = counter.get(str(name), 0) + count
+        ends = pc.min_max(batch.column("created_at")).as_py()
+        if ends["min"] is not None:
+            stats.oldest = min(ends["min"], stats.oldest or ends["min"])
+            stats.newest = max(ends["max"], stats.newest or ends["max"])
 
 
 def _batches(table: Any) -> Iterator[pa.Table]:

@@ -108,19 +108,20 @@ def _opened(store: CacheStore, folder: str) -> Any | None:
 def _sound_rows(name: str, table: Any) -> Iterator[pa.Table]:
     version = (table.schema.metadata or {}).get(VERSION_FIELD, b"").decode()
     schema = ENTRY if name == RESPONSES else table.schema
-    stored = table.search().select([]).with_row_id(True).to_arrow()["_rowid"].to_pylist()
-    for at in range(0, len(stored), _CHUNK_ROWS):
-        entries = _readable(name, version, table, stored[at : at + _CHUNK_ROWS])
+    # Row ids stand in the data files, one of which may be the broken one; offsets need none.
+    rows = range(table.count_rows())
+    for at in range(0, len(rows), _CHUNK_ROWS):
+        entries = _readable(name, version, table, rows[at : at + _CHUNK_ROWS])
         if entries:
             keys = {entry["request_key"]: entry for entry in entries}
-            rows = [{n: entry[n] for n in schema.names} for entry in keys.values()]
-            yield pa.Table.from_pylist(rows, schema=schema)
+            sound = [{n: entry[n] for n in schema.names} for entry in keys.values()]
+            yield pa.Table.from_pylist(sound, schema=schema)
 
 
-def _readable(name: str, version: str, table: Any, rows: list[int]) -> list[dict[str, Any]]:
+def _readable(name: str, version: str, table: Any, rows: range) -> list[dict[str, Any]]:
     """The sound entries among some rows; what cannot be read together is read by halves."""
     try:
-        found = table.take_row_ids(rows).to_arrow()
+        found = table.take_offsets(list(rows)).to_arrow()
         if version == "1":
             return [_of_first_release(entry) for entry in found.to_pylist() if _was_sound(entry)]
         return [entry for entry in sound_or_none(name, found) if entry is not None]

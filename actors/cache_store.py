@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ class OneWarning:
 
 
 @contextlib.contextmanager
-def survived(warn: OneWarning, kind: str) -> Any:
+def survived(warn: Callable[[str, BaseException], None], kind: str) -> Iterator[None]:
     """Whatever the storage layer raises inside becomes a warning of that kind.
 
     On damaged files it also panics, which Python sees as a `BaseException`.
@@ -165,11 +165,11 @@ class CacheStore:
         target = f"{QUARANTINE}/{name}-{stamp}.lance"
         directory = self.directory
         directory.make(QUARANTINE)
+        source, there = directory.path(f"{name}.lance"), directory.path(target)
         if "://" not in self.path:
-            Path(directory.path(f"{name}.lance")).rename(directory.path(target))
+            Path(source).rename(there)
         else:
-            fs = directory.fs
-            fs.mv(directory.path(f"{name}.lance"), directory.path(target), recursive=True)
+            _move_objects(directory, source, there)
         self._connection = None
         return target
 
@@ -215,3 +215,10 @@ class CacheStore:
 def table_id(table: Any) -> bytes:
     """What tells a table from another of the same name that took its place."""
     return bytes((table.schema.metadata or {}).get(_ID_FIELD, b""))
+
+
+def _move_objects(directory: Directory, source: str, target: str) -> None:
+    """Move what lies below a prefix; nothing is removed before all of it is copied."""
+    for file in directory.fs.find(source):
+        directory.fs.cp_file(file, target + file[len(source) :])
+    directory.fs.rm(source, recursive=True)

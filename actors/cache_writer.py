@@ -85,7 +85,7 @@ class CacheWriter:
     def _problems(self, tables: dict[str, pa.Table]) -> list[str]:
         """Write; what hindered it, if anything did. Writing again what was written is harmless."""
         problems: list[str] = []
-        with survived(OneWarning(problems.append), "the cause"):
+        with survived(lambda _, error: problems.append(str(error)), ""):
             for name, rows in tables.items():
                 self._merge(name, rows)
         return problems
@@ -118,16 +118,16 @@ class CacheWriter:
         return moved
 
     def _is_broken(self, name: str) -> bool:
-        with survived(self._warn, "it cannot be listed"):
-            try:
-                self._store.open(name)
-            except SchemaRefused:
-                return False
-            except Exception:
-                pass
-            looks = (self._store.is_readable(name) for _ in range(2))
-            return not any(looks) and self._store.works()
-        return False
+        try:
+            self._store.open(name)
+        except SchemaRefused:
+            return False
+        except Exception:
+            # Whatever it is, the next looks tell.
+            pass
+        if not self._store.works():
+            return False
+        return not any(self._store.is_readable(name) for _ in range(2))
 
     def _tend_now_and_then(self, rows: int) -> None:
         self._untended_rows += rows

@@ -223,7 +223,7 @@ def _stored(table: Any, rows: np.ndarray) -> dict[int, dict[str, Any]]:
     """The sound ones among some rows, by row id, each vector as an array of float16."""
     if not len(rows):
         return {}
-    found = table.take_row_ids(rows.tolist()).with_row_id(True).to_arrow()
+    found = table.take_row_ids(rows.tolist()).with_row_id().to_arrow()
     vectors = half_vectors(found["vector"])
     entries = found.drop_columns(["vector"]).to_pylist()
     return {

@@ -62,7 +62,7 @@ class VectorMemory:
         if not wanted:
             return
         ids = np.unique(np.concatenate(list(wanted.values())))
-        query = table.take_row_ids(ids.tolist()).select(["vector"]).with_row_id(True)
+        query = table.take_row_ids(ids.tolist()).select(["vector"]).with_row_id()
         found = query.to_arrow()
         rows = found["_rowid"].to_numpy()
         flat = found["vector"].combine_chunks().flatten().to_numpy(zero_copy_only=False)

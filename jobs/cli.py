@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from jobs.cache_cli import cache
+from jobs.options import set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
@@ -55,17 +57,15 @@ def main() -> None:
     """Answer large prompt datasets for the least money that keeps a stated quality."""
 
 
+main.add_command(cache)
+
+
 def _overridden(
     config: str, settings: tuple[str, ...], given: dict[str, Any] | None = None
 ) -> RunConfig:
     overrides = dict(parse_override(setting) for setting in settings)
     overrides.update({k: v for k, v in (given or {}).items() if v is not None})
     return load_config(config, overrides)
-
-
-set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a configuration key."
-)
 
 
 @main.command()

@@ -1,40 +1,17 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import pyarrow as pa
 import pytest
+from cached import KEYS, NOW, entries, filled, opened
 
 from actors.cache_writer import CacheWriter
 from actors.recall import admissible, recall_rows
-from actors.response_cache import ResponseCache
-from pipelines.cache_entries import ENTRY, NO_SCOPE, RESPONSES, entry_digest
+from pipelines.cache_entries import ENTRY, RESPONSES
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.schema import BEYOND_TEXT, empty_columns, patch
-
-KEYS = [f"{i:032x}" for i in range(300)]
-NOW = datetime(2026, 11, 24, tzinfo=UTC)
-
-
-def entries(keys: list[str], response: str = "answer") -> pa.Table:
-    rows = []
-    for key in keys:
-        row: dict[str, Any] = dict.fromkeys(ENTRY.names)
-        row |= {
-            "request_key": bytes.fromhex(key),
-            "response": f"{response} {key}",
-            "finish_reason": "stop",
-            "prompt_tokens": 7,
-            "completion_tokens": 3,
-            "tier": "only",
-            "model": "m",
-            "tenant": "",
-            "scope": NO_SCOPE,
-            "created_at": NOW,
-        }
-        rows.append({**row, "digest": entry_digest(row)})
-    return pa.Table.from_pylist(rows, schema=ENTRY)
 
 
 @pytest.fixture
@@ -45,17 +22,6 @@ def config(tmp_path: Path) -> ResponseCacheConfig:
 @pytest.fixture
 def warnings() -> list[str]:
     return []
-
-
-def filled(config: ResponseCacheConfig, warnings: list[str], *tables: pa.Table) -> None:
-    writer = CacheWriter(config, Storage(), warnings.append)
-    for table in tables:
-        writer.append(table)
-    writer.close()
-
-
-def opened(config: ResponseCacheConfig, warnings: list[str]) -> ResponseCache:
-    return ResponseCache(config, Storage(), warnings.append)
 
 
 def stored(config: ResponseCacheConfig) -> Any:
@@ -92,6 +58,60 @@ def test_a_reader_is_not_disturbed_by_a_writer_that_compacts(
         filled(config, warnings, entries(KEYS[i : i + 50]))
     assert set(reader.recall(KEYS)) == set(KEYS[:50])
     assert set(opened(config, warnings).recall(KEYS)) == set(KEYS)
+
+
+def test_a_refreshed_reader_sees_what_was_written_since(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:50]))
+    reader = opened(config, warnings)
+    # Also in the second half of the test, where the table was compacted and has deletions.
+    for i in range(50, 300, 50):
+        filled(config, warnings, entries(KEYS[i : i + 50]))
+        stored(config).delete(f"request_key = X'{KEYS[i]}'")
+        reader.refresh()
+        gone = {KEYS[j] for j in range(50, i + 1, 50)}
+        assert set(reader.recall(KEYS)) == set(KEYS[: i + 50]) - gone
+    assert not warnings
+
+
+def test_a_reader_follows_to_the_table_that_replaced_a_broken_one(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:9]))
+    reader = opened(config, warnings)
+    lancedb.connect(config.path).drop_table(RESPONSES)
+    reader.refresh()
+    assert reader.recall(KEYS) == {}
+    # As many versions and rows as before, with other keys in their places.
+    filled(config, warnings, entries(KEYS[9:18]))
+    reader.refresh()
+    assert set(reader.recall(KEYS)) == set(KEYS[9:18])
+
+
+def test_answers_expire(config: ResponseCacheConfig, warnings: list[str]) -> None:
+    config = config.model_copy(update={"ttl_days": 2.0})
+    now = datetime.now(UTC)
+    old, young = (entries(KEYS[i : i + 1], created_at=now - timedelta(days=1 + i)) for i in (1, 0))
+    writer = CacheWriter(config, Storage(), warnings.append)
+    writer.append(pa.concat_tables([old, young]))
+    writer.flush()
+    assert stored(config).count_rows() == 2
+    assert set(opened(config, warnings).recall(KEYS)) == {KEYS[0]}
+    writer.close()
+    assert stored(config).count_rows() == 1
+
+
+def test_the_oldest_answers_leave_a_full_cache(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    config = config.model_copy(update={"max_entries": 30})
+    for i in (2, 0, 1):
+        when = NOW + timedelta(hours=i)
+        filled(config, warnings, entries(KEYS[20 * i : 20 * i + 20], created_at=when))
+    kept = set(opened(config, warnings).recall(KEYS))
+    assert len(kept) == 30
+    assert set(KEYS[40:60]) <= kept <= set(KEYS[20:60])
 
 
 def test_an_empty_cache_is_all_misses_without_a_warning(

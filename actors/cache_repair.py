@@ -6,8 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from actors.cache_audit import damaged_rows, sound_or_none
 from actors.cache_care import build_index, tend
+from actors.cache_check import damaged_rows, sound_or_none
 from actors.cache_store import QUARANTINE, CacheStore, SchemaRefused
 from pipelines.cache_entries import (
     ENTRY,

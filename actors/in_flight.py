@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipelines.semantic import Use, use_of
+from pipelines.wrong_hits import Action, decide
 
 Conflict = Callable[[str, str], str | None]
 
@@ -25,7 +25,7 @@ class Arrival:
     Attributes:
         key: its request key, hexadecimal.
         vector: its question's unit vector, float32.
-        threshold, chosen: as for `use_of`.
+        threshold, chosen: as for `decide`.
     """
 
     key: str
@@ -42,7 +42,7 @@ class Lead:
 
     key: str
     similarity: float
-    use: Use
+    action: Action
 
 
 class InFlight:
@@ -97,7 +97,7 @@ class InFlight:
         for arrival, row in zip(arrivals, similarities, strict=True):
             is_new = arrival.key not in leaders
             lead = self._lead(arrival, row[: len(known)], known) if is_new else None
-            leads_itself = is_new and (lead is None or lead.use != "serve")
+            leads_itself = is_new and (lead is None or lead.action != "serve")
             known.append(arrival if leads_itself else None)
             if leads_itself:
                 leaders.add(arrival)
@@ -114,8 +114,8 @@ class InFlight:
         for j, leader in candidates[:_TRIED]:
             if self._conflict(leader.text, arrival.text) is None:
                 similarity = float(similarities[j])
-                use = use_of(similarity, arrival.threshold, arrival.chosen)
-                return Lead(leader.key, similarity, use)
+                action = decide(similarity, arrival.threshold, arrival.chosen)
+                return Lead(leader.key, similarity, action)
         return None
 
     def _forget(self) -> None:

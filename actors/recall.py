@@ -25,7 +25,7 @@ def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
         for row, key in zip(candidates, keys, strict=True)
         if key in found and shareable[row]
     ]
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         **answer_columns([answer for _, answer in hits], "cache_exact"),
         "similarity": [1.0] * len(hits),
     }

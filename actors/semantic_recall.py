@@ -17,8 +17,9 @@ from actors.recall import answer_columns
 from pipelines.cache_entries import CachedAnswer, Candidate
 from pipelines.requests import Request
 from pipelines.schema import patch
-from pipelines.semantic import Question, Use, question_of, use_of
+from pipelines.semantic import Question, question_of
 from pipelines.waiting import undecided_rows
+from pipelines.wrong_hits import Action, decide
 
 _PROPOSALS = 4
 """Entries looked at for one question, nearest first."""
@@ -105,8 +106,8 @@ class SemanticRecall:
             return table
         thresholds = self._rules.thresholds(sorted({row.group for row in rows}))
         proposals = self._proposals(rows)
-        uses = {
-            row.row: use_of(
+        actions = {
+            row.row: decide(
                 proposals[row.row].candidate.similarity,
                 thresholds[row.group],
                 self._rules.chosen(row.row_id),
@@ -115,10 +116,10 @@ class SemanticRecall:
             if row.row in proposals
         }
         table = _with_vectors(table, rows)
-        served = [row for row in rows if uses.get(row.row) == "serve"]
+        served = [row for row in rows if actions.get(row.row) == "serve"]
         table = _served(table, served, proposals, thresholds)
-        compared = [row for row in rows if uses.get(row.row) in ("trial", "audit")]
-        table = _compared(table, compared, proposals, uses)
+        compared = [row for row in rows if actions.get(row.row) in ("trial", "audit")]
+        table = _compared(table, compared, proposals, actions)
         left = [row for row in rows if row.row not in proposals]
         return self._coalesced(table, left, thresholds)
 
@@ -185,21 +186,21 @@ class SemanticRecall:
         leads = self._rules.join(arrivals) if arrivals else []
         led = [(row, lead) for row, lead in zip(rows, leads, strict=True) if lead]
         columns = {
-            "source": ["duplicate" if lead.use == "serve" else None for _, lead in led],
+            "source": ["duplicate" if lead.action == "serve" else None for _, lead in led],
             "similarity": [lead.similarity for _, lead in led],
             "cache_entry": [lead.key for _, lead in led],
             "cache_group": [row.group for row, _ in led],
-            "cache_rule": [_rule(lead.use, thresholds[row.group]) for row, lead in led],
+            "cache_rule": [_rule(lead.action, thresholds[row.group]) for row, lead in led],
         }
         return patch(table, [row.row for row, _ in led], columns)
 
 
-def _rule(use: Use, threshold: float | None) -> str:
-    return f"similarity>={threshold:g}" if use == "serve" else use
+def _rule(action: Action, threshold: float | None) -> str:
+    return f"similarity>={threshold:g}" if action == "serve" else action
 
 
 def _with_vectors(table: pa.Table, rows: Sequence[Eligible]) -> pa.Table:
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         "_scope": [row.question.scope for row in rows],
         "_vector": [row.vector.astype(HALF).tobytes() for row in rows],
     }
@@ -213,7 +214,7 @@ def _served(
     thresholds: Mapping[str, float | None],
 ) -> pa.Table:
     answers = [proposals[row.row].answer for row in rows]
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         **answer_columns(answers, "cache_semantic"),
         **_evidence(rows, proposals),
         "cache_rule": [_rule("serve", thresholds[row.group]) for row in rows],
@@ -225,11 +226,11 @@ def _compared(
     table: pa.Table,
     rows: Sequence[Eligible],
     proposals: Mapping[int, Proposal],
-    uses: Mapping[int, Use],
+    actions: Mapping[int, Action],
 ) -> pa.Table:
-    columns = {
+    columns: dict[str, Sequence[object]] = {
         **_evidence(rows, proposals),
-        "cache_rule": [_rule(uses[row.row], None) for row in rows],
+        "cache_rule": [_rule(actions[row.row], None) for row in rows],
         "_cached": [proposals[row.row].answer.response for row in rows],
     }
     return patch(table, [row.row for row in rows], columns)

@@ -133,7 +133,7 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
-        self._cache = RunCache(plan, identity.run_id, self._meter)
+        self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
     def finish(self, blocks: list[Block]) -> Summary:
         try:
@@ -155,7 +155,7 @@ class _Run:
         forget_taken_up(self._directory)
         if not snapshot.closed:
             settle(self._directory, self._plan.prices, self._identity.run_id)
-        groups = self._cache.finish(self._directory)
+        groups = self._cache.finish()
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),

@@ -32,7 +32,7 @@ def cache() -> None:
 @set_option
 def stats(config: str, as_json: bool, settings: tuple[str, ...]) -> None:
     """Count what the cache holds, and check every entry of it."""
-    from actors.cache_audit import cache_stats
+    from actors.cache_check import cache_stats
 
     with _opened(config, settings) as (store, _):
         found = cache_stats(store)

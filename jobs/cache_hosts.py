@@ -9,8 +9,6 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from actors.verifier import Verifier
-from pipelines.gates import conflict
 
 from actors.audit import Audit, Auditor
 from actors.embedder import Embedder
@@ -18,9 +16,11 @@ from actors.in_flight import Arrival, Lead
 from actors.recall import recall_rows
 from actors.response_cache import ResponseCache
 from actors.semantic_recall import Rules, SemanticRecall
+from actors.verifier import Verifier
 from pipelines.agreement import AGREEMENT
 from pipelines.config import ResponseCacheConfig, Semantic, Storage
 from pipelines.embedders import embedder_revision
+from pipelines.gates import conflict
 from pipelines.wrong_hits import chosen_for_audit
 
 _REFRESH_EVERY_S = 5.0
@@ -134,7 +134,7 @@ def _semantic_recall(similarity: Similarity, cache: ResponseCache, warn: Warn) -
 def _verdicts(semantic: Semantic, warn: Warn) -> Callable[[Pairs], Sequence[bool]]:
     if semantic.verifier is None:
         return lambda pairs: [True] * len(pairs)
-    return Verifier(semantic.verifier, semantic.verifier_threshold, warn).agree
+    return Verifier(semantic.verifier, warn, semantic.verifier_threshold).agree
 
 
 def _agreement(semantic: Semantic) -> Callable[[Pairs], Sequence[bool]]:

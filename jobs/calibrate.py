@@ -16,7 +16,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pipelines.gates import conflict
 
 from actors.embedder import Embedder
 from actors.in_flight import Arrival, InFlight
@@ -26,12 +25,13 @@ from jobs.summary import Summary
 from pipelines.blocks import Block
 from pipelines.config import RunConfig, Semantic
 from pipelines.errors import UsageProblem
+from pipelines.gates import conflict
 from pipelines.intake import read_block
 from pipelines.reading import read_parquet, read_rows
 from pipelines.requests import Request
 from pipelines.semantic import Question, question_of
 from pipelines.storage import Directory, open_filesystem
-from pipelines.wrong_hits import audits_needed
+from pipelines.wrong_hits import audits_needed, levels_from
 
 Say = Callable[[str], None]
 _FOLDER = "calibration"
@@ -78,7 +78,9 @@ def calibrate(config: RunConfig, rows: int, say: Say) -> Calibration:
     say(f"looking for pairs in {sum(b.num_rows for b in blocks):,} rows")
     pairs = _pairs(plan, semantic, blocks)
     found = Counter(pair.group for pair in pairs)
-    needed = audits_needed(semantic.max_wrong_hits, semantic.confidence)
+    needed = audits_needed(
+        semantic.max_wrong_hits, semantic.confidence, levels_from(semantic.similarity)
+    )
     # Fewer could not open the group, whatever came of them.
     wanted = [pair for pair in pairs if found[pair.group] >= needed]
     say(f"{len(pairs):,} pairs in {len(found)} groups; {len(wanted):,} in groups that can open")
@@ -153,7 +155,7 @@ def _answered(plan: Plan, blocks: Sequence[Block], pairs: Sequence[Pair]) -> Sum
     name = f"pairs.{suffix}"
     output.write(name, _written(plan, blocks, places))
     changed = {
-        "input": {**config.input.model_dump(), "path": output.path(name), "order": "stream"},
+        "input": {**config.input.model_dump(), "path": f"{output.url}/{name}", "order": "stream"},
         "output": {"path": f"{output.url}/answers"},
         "response_cache": _auditing_all(config),
     }

@@ -1,24 +1,33 @@
 """The response cache in one run: its actors, its stages, and what is known of it at the end."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
-from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray
-from pipelines.gates import conflict
 
-from actors.cache_evidence import earlier_evidence, record_evidence
+from actors.cache_evidence import EvidenceStore
 from actors.cache_writer import CacheWriter
 from actors.hit_bounds import HitBounds
 from actors.in_flight import InFlight
 from jobs import hosts
 from jobs.cache_hosts import AuditHost, RecallHost, Similarity
 from jobs.preflight import Plan
-from pipelines.cache_ledger import LEDGER_COLUMNS, evidence_of_rows, report, rows_to_recompute
+from pipelines.cache_ledger import (
+    LEDGER_COLUMNS,
+    Account,
+    Terms,
+    add_rows,
+    evidence_lines,
+    opened,
+    standings,
+    to_recompute,
+)
 from pipelines.chain import Stage
 from pipelines.config import ResponseCacheConfig, Semantic
 from pipelines.embedders import embedder_revision
+from pipelines.gates import conflict
 from pipelines.hit_rule import rule_name
 from pipelines.storage import Directory
 from pipelines.tier import as_range
@@ -30,10 +39,12 @@ _RECOMPUTE = "recompute.parquet"
 class RunCache:
     """Nothing but misses where the configuration has no cache."""
 
-    def __init__(self, plan: Plan, run_id: str, meter: Any) -> None:
-        self._plan, self._run_id, self._meter = plan, run_id, meter
+    def __init__(self, plan: Plan, directory: Directory, run_id: str, meter: Any) -> None:
+        self._plan, self._directory, self._run_id = plan, directory, run_id
         self._warn = hosts.RemoteMeter(meter).warn
         self.writer: Any | None = None
+        self._terms: Terms | None = None
+        self._evidence: EvidenceStore | None = None
         self._similarity: Similarity | None = None
         if self.config is None:
             return
@@ -76,30 +87,23 @@ class RunCache:
             return []
         return [Stage(AuditHost, {"similarity": self._similarity})]
 
-    def finish(self, directory: Directory) -> list[dict[str, Any]]:
-        """Keep this run's evidence and list what is to be recomputed; safe to repeat.
+    def finish(self) -> list[dict[str, Any]]:
+        """Keep this run's evidence and list what is to be answered again; safe to repeat.
 
         Returns:
             What the summary says of each group.
         """
-        if self._similarity is None:
+        if self._evidence is None or self._terms is None:
             return []
-        similarity = self._similarity
-        semantic, storage = similarity.semantic, similarity.storage
-        levels = levels_from(semantic.similarity)
-        rows = [directory.read_table(name, LEDGER_COLUMNS) for name in directory.parts("rows")]
-        table = pa.concat_tables(rows)
-        evidence = evidence_of_rows(table, self._run_id, levels)
-        rule = rule_name(semantic)
-        earlier = earlier_evidence(similarity.cache, storage, rule, self._warn)
-        groups = report(table, earlier, semantic.max_wrong_hits, semantic.confidence)
-        directory.write_table(_RECOMPUTE, rows_to_recompute(table, groups))
-        try:
-            record_evidence(similarity.cache, storage, rule, self._run_id, evidence)
-        # Losing evidence costs audits later; it is no reason to fail a run that has answered.
-        except Exception as error:
-            self._warn(f"response cache: its evidence could not be kept: {error}")
-        return [asdict(group) for group in groups]
+        accounts = self._accounts(self._evidence, self._terms)
+        self._evidence.record(self._run_id, evidence_lines(accounts, self._run_id))
+        listed = [to_recompute(rows, accounts, self._terms) for rows in self._committed()]
+        ids = pa.chunked_array(listed, pa.string())
+        self._directory.write_table(_RECOMPUTE, pa.table({"row_id": ids}))
+        return [
+            {**asdict(standing), "state": standing.state}
+            for standing in standings(accounts, self._terms)
+        ]
 
     def close(self) -> None:
         """A writer that died has lost entries, not answers."""
@@ -111,12 +115,27 @@ class RunCache:
             cause = getattr(error, "cause", None) or error
             self._warn(f"response cache: its writer died, new answers are not kept: {cause}")
 
+    def _accounts(self, evidence: EvidenceStore, terms: Terms) -> dict[str, Account]:
+        """Of earlier runs, and of this one as far as it is committed."""
+        accounts = opened(evidence.of_other_runs(terms.levels, self._run_id))
+        for rows in self._committed():
+            accounts = add_rows(accounts, rows, terms)
+        return accounts
+
+    def _committed(self) -> Iterator[pa.Table]:
+        for name in self._directory.parts("rows"):
+            yield self._directory.read_table(name, list(LEDGER_COLUMNS))
+
     def _start_similarity(self, cache: ResponseCacheConfig, semantic: Semantic) -> Similarity:
         plan, storage = self._plan, self._plan.config.storage
-        actor = {"num_cpus": 0}
-        earlier = partial(earlier_evidence, cache, storage, rule_name(semantic), self._warn)
-        bounds = ray.remote(HitBounds).options(**actor).remote(semantic, earlier)
-        in_flight = ray.remote(InFlight).options(**actor).remote(conflict, semantic.similarity)
+        self._terms = Terms(
+            semantic.max_wrong_hits, semantic.confidence, levels_from(semantic.similarity)
+        )
+        self._evidence = EvidenceStore(cache, storage, rule_name(semantic), self._warn)
+        accounts = self._accounts(self._evidence, self._terms)
+        groups = {name: account.group for name, account in accounts.items()}
+        bounds = ray.remote(HitBounds).options(num_cpus=0).remote(self._terms, groups)
+        in_flight = ray.remote(InFlight).options(num_cpus=0).remote(conflict, semantic.similarity)
         return Similarity(
             cache,
             storage,

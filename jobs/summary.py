@@ -158,6 +158,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
+    for group in summary.cache_groups:
+        table.add_row(*_cache_line(group))
     for engine in summary.engines:
         if engine.get("draft_tokens"):
             rate, length = engine["acceptance_rate"], engine["acceptance_length"]
@@ -170,6 +172,13 @@ def print_summary(summary: Summary, console: Console) -> None:
     table.add_row("output", "", summary.output)
     table.add_row("logs", "", summary.logs)
     console.print(table)
+
+
+def _cache_line(group: dict[str, Any]) -> tuple[str, str, str]:
+    found = f"{group['audited']:,} audited, {group['wrong']:,} wrong, at most"
+    bound = f"{100 * group['bound']:.2g} % wrong per hit"
+    state = f"{group['state']}: {found} {bound}"
+    return f"similar {group['group'][:8]}", f"{group['served']:,}", state
 
 
 def _check_books(

@@ -23,7 +23,11 @@ from pipelines.wrong_hits import (
     upper_bound,
 )
 
-SERVED = "cache_semantic"
+_SERVED = (pc.field("source") == "cache_semantic") | (
+    (pc.field("source") == "duplicate") & pc.field("cache_group").is_valid()
+)
+"""Hits, and the repeats in the same run of a row that was one."""
+LEDGER_COLUMNS = ("row_id", "source", "similarity", "cache_group", "cache_audit")
 EVIDENCE_SCHEMA = pa.schema(
     [
         ("group", pa.string()),
@@ -95,7 +99,7 @@ def add_rows(accounts: Mapping[str, Account], rows: pa.Table, terms: Terms) -> d
 
 
 def _served(rows: pa.Table) -> Iterator[tuple[str, int]]:
-    hits = rows.filter((pc.field("source") == SERVED) & pc.field("cache_group").is_valid())
+    hits = rows.filter(_SERVED & pc.field("cache_group").is_valid())
     for counted in hits["cache_group"].combine_chunks().value_counts().to_pylist():
         yield counted["values"], counted["counts"]
 
@@ -128,7 +132,7 @@ def to_recompute(rows: pa.Table, accounts: Mapping[str, Account], terms: Terms) 
     Of a group with an alarm that is every hit: some were served before it, and rows do not say
     which. A hit of no group, or of one without an account, was never bounded.
     """
-    hits = rows.filter(pc.field("source") == SERVED)
+    hits = rows.filter(_SERVED)
     lowest = {name: _trusted(account, terms) for name, account in accounts.items()}
     columns = [hits[name].to_pylist() for name in ("row_id", "cache_group", "similarity")]
     bad = [

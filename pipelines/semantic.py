@@ -1,8 +1,8 @@
-"""When an answer to one question may serve another: what is asked, and what is decided."""
+"""What a request asks, apart from its context: what an answer to a similar one may serve."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pipelines.keys import context_key
 from pipelines.requests import Request, other_forms
@@ -34,22 +34,3 @@ def question_of(
     if not greedy or other_forms(fields) or request.messages[-1]["role"] != "user":
         return None
     return Question(context_key(request, policy, keyed_by), request.last_user_text)
-
-
-Use = Literal["serve", "trial", "audit"]
-
-
-def use_of(similarity: float, threshold: float | None, chosen: bool) -> Use:
-    """What becomes of a candidate that has passed the gates.
-
-    Args:
-        threshold: from where its group's wrong hits are bounded; None where they are not.
-        chosen: by lot, for an audit.
-
-    Returns:
-        serve: the row gets the candidate's answer. trial, audit: it is answered anew and the
-        answers are compared, in the first case because nothing bounds the error yet.
-    """
-    if threshold is None or similarity < threshold:
-        return "trial"
-    return "audit" if chosen else "serve"

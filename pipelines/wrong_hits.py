@@ -33,7 +33,7 @@ from hashlib import blake2b
 from typing import Literal
 
 LEVELS = (0.98, 0.985, 0.99, 0.995, 0.999)
-"""Thresholds that a group may get, rising. The lowest is where candidates begin."""
+"""Thresholds that a group may get, rising; the lowest is where candidates begin."""
 
 Action = Literal["trial", "audit", "serve"]
 
@@ -85,6 +85,23 @@ def upper_bound(audited: int, wrong: int, confidence: float) -> float:
         if low > 1 - 1e-9:
             return 1.0
     return high
+
+
+def audits_needed(limit: float, confidence: float, levels: tuple[float, ...]) -> int:
+    """Audits, none of them wrong, after which a closed group opens."""
+    low, high = 0, 1
+    at = confidence_at(0, levels, confidence)
+    while not excludes(high, 0, limit, at):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if excludes(middle, 0, limit, at) else (middle, high)
+    return high
+
+
+def levels_from(similarity: float) -> tuple[float, ...]:
+    """The thresholds that a group may get where candidates begin at a similarity."""
+    return (similarity, *(level for level in LEVELS if level > similarity))
 
 
 def level_of(similarity: float, levels: tuple[float, ...]) -> int | None:
@@ -201,14 +218,16 @@ def chosen_for_audit(row_id: str, share: float, seed: str) -> bool:
     return int.from_bytes(draw) < share * 2**64
 
 
-def decide(
-    similarity: float, threshold: float | None, row_id: str, share: float, seed: str
-) -> Action:
+def decide(similarity: float, threshold: float | None, chosen: bool) -> Action:
     """What becomes of a candidate that passed all gates.
 
-    `serve` answers it from the cache. `audit` and `trial` generate it and compare: the first as
-    one of the random share, the second because nothing bounds its like yet.
+    Args:
+        chosen: whether its row is one of the random share, see `chosen_for_audit`.
+
+    Returns:
+        `serve` answers it from the cache. `audit` and `trial` generate it and compare: the first
+        as one of the share, the second because nothing bounds its like yet.
     """
     if not reaches(similarity, threshold):
         return "trial"
-    return "audit" if chosen_for_audit(row_id, share, seed) else "serve"
+    return "audit" if chosen else "serve"

@@ -22,8 +22,8 @@ from cached import (
     unit_vectors,
 )
 
-from actors.cache_audit import cache_stats, damaged_rows
 from actors.cache_care import tend
+from actors.cache_check import cache_stats, damaged_rows
 from actors.cache_repair import compact
 from actors.cache_store import CacheStore
 from actors.cache_writer import CacheWriter

@@ -15,7 +15,7 @@ def arrival(key: str, angle: float, threshold: float | None = 0.98, **more: obje
     return Arrival(key, vector=vector(angle), threshold=threshold, **fields)  # type: ignore[arg-type]
 
 
-def never(a: str, b: str) -> None:
+def never(*_: str) -> None:
     return None
 
 
@@ -55,7 +55,8 @@ def test_strangers_have_no_lead(second: Arrival) -> None:
 def test_who_is_only_compared_with_its_lead_may_lead_others(second: Arrival, use: str) -> None:
     rows = InFlight(never, 0.98)
     lead = rows.join([arrival("a", 0.4), arrival("x", 0.0), second])[2]
-    assert lead and (lead.key, lead.use) == ("x", use)
+    assert lead
+    assert (lead.key, lead.action) == ("x", use)
     assert followed(rows.join([arrival("c", float(np.arcsin(second.vector[1])))]))[0] in ("x", "b")
 
 
@@ -70,7 +71,7 @@ def test_answers_are_kept_while_their_rows_are_known() -> None:
 
 
 def test_a_conflict_leaves_the_next_nearest() -> None:
-    rows = InFlight(lambda cached, asked: "numbers" if cached == "near" else None, 0.98)
+    rows = InFlight(lambda cached, _: "numbers" if cached == "near" else None, 0.98)
     # Both lead, because either conflicts with the other.
     rows.join([arrival("near", 0.0)])
     rows.join([arrival("far", 0.15, threshold=None)])

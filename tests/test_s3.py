@@ -11,8 +11,8 @@ from cached import KEYS, SCOPE, entries, filled, opened, questions, unit_vectors
 from conftest import tier
 from moto.server import ThreadedMotoServer
 
-from actors.cache_audit import cache_stats
 from actors.cache_care import Removed, Selection, purge
+from actors.cache_check import cache_stats
 from actors.cache_repair import compact
 from actors.cache_store import CacheStore
 from jobs.batch import run

@@ -184,16 +184,16 @@ def test_the_audited_share_is_random_over_rows_and_the_same_on_repetition() -> N
 
 
 @pytest.mark.parametrize(
-    ("similarity", "at", "share", "action"),
+    ("similarity", "at", "chosen", "action"),
     [
-        (0.999, None, 0.0, "trial"),
-        (0.984, 0.985, 0.0, "trial"),
-        (rounded(0.985), 0.985, 0.0, "serve"),
-        (0.985, 0.985, 1.0, "audit"),
-        (math.nan, 0.98, 0.0, "trial"),
+        (0.999, None, False, "trial"),
+        (0.984, 0.985, True, "trial"),
+        (rounded(0.985), 0.985, False, "serve"),
+        (0.985, 0.985, True, "audit"),
+        (math.nan, 0.98, False, "trial"),
     ],
 )
 def test_only_what_is_bounded_is_served(
-    similarity: float, at: float | None, share: float, action: str
+    similarity: float, at: float | None, chosen: bool, action: str
 ) -> None:
-    assert decide(similarity, at, "r1", share, "run") == action
+    assert decide(similarity, at, chosen) == action

@@ -185,7 +185,7 @@ class SemanticRecall:
         ]
         leads = self._rules.join(arrivals) if arrivals else []
         led = [(row, lead) for row, lead in zip(rows, leads, strict=True) if lead]
-        columns = {
+        columns: dict[str, Sequence[object]] = {
             "source": ["duplicate" if lead.action == "serve" else None for _, lead in led],
             "similarity": [lead.similarity for _, lead in led],
             "cache_entry": [lead.key for _, lead in led],

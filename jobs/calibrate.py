@@ -16,6 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
 
 from actors.embedder import Embedder
 from actors.in_flight import Arrival, InFlight
@@ -27,6 +29,7 @@ from pipelines.config import RunConfig, Semantic
 from pipelines.errors import UsageProblem
 from pipelines.gates import conflict
 from pipelines.intake import read_block
+from pipelines.keys import digest
 from pipelines.reading import read_parquet, read_rows
 from pipelines.requests import Request
 from pipelines.semantic import Question, question_of
@@ -146,14 +149,16 @@ def _questions(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, str, Ques
     return [(place, key, question) for key, (place, question) in found.items()]
 
 
-def _answered(plan: Plan, blocks: Sequence[Block], pairs: Sequence[Pair]) -> Summary:
+def _answered(plan: Plan, blocks: Sequence[Block], wanted: Sequence[Pair]) -> Summary:
     """A run over the rows of the pairs, in which every candidate is audited."""
     config = plan.config
-    places = sorted({place for pair in pairs for place in (pair.leader, pair.follower)})
-    output = Directory(f"{config.output.path.rstrip('/')}/{_FOLDER}", config.storage)
-    suffix = plan.blocks[0].file.format
-    name = f"pairs.{suffix}"
-    output.write(name, _written(plan, blocks, places))
+    places = sorted({place for pair in wanted for place in (pair.leader, pair.follower)})
+    pairs_file = _written(plan, blocks, places)
+    # The same pairs are the same run, which goes on where it stopped; others are another.
+    folder = f"{_FOLDER}/{digest(pairs_file).hex()[:12]}"
+    output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
+    name = f"pairs.{plan.blocks[0].file.format}"
+    output.write(name, pairs_file)
     changed = {
         "input": {**config.input.model_dump(), "path": f"{output.url}/{name}", "order": "stream"},
         "output": {"path": f"{output.url}/answers"},
@@ -193,3 +198,25 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", errors="surrogateescape")
+
+
+def print_calibration(found: Calibration, console: Console) -> None:
+    """What was found, and what each group that was answered may serve now."""
+    groups = found.summary.cache_groups if found.summary else []
+    table = Table(title=f"pairs among {found.rows:,} rows", title_justify="left")
+    for heading in ("group", "pairs", "audited", "wrong", "at most wrong per hit", "served from"):
+        table.add_column(heading, justify="right")
+    audited = {group["group"]: group for group in groups}
+    for name, pairs in sorted(found.pairs.items(), key=lambda item: -item[1]):
+        cells = [f"{name[:8]}", f"{pairs:,}"]
+        if name in audited:
+            group = audited[name]
+            at = "closed" if group["threshold"] is None else f"{group['threshold']:g}"
+            counts = [f"{group['audited']:,}", f"{group['wrong']:,}"]
+            cells += [*counts, f"{100 * group['bound']:.2g} %", at]
+        else:
+            cells += ["", "", "", f"closed: fewer than {found.needed:,} pairs"]
+        table.add_row(*cells)
+    console.print(table)
+    if found.summary:
+        console.print(f"bill: ${found.summary.bill_usd:.6f}; answers: {found.summary.output}")

@@ -113,6 +113,30 @@ def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("config", type=click.Path())
+@click.option(
+    "--rows",
+    type=click.IntRange(min=2),
+    default=20_000,
+    show_default=True,
+    help="Rows of the input to look for pairs in.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@set_option
+def calibrate(config: str, rows: int, as_json: bool, settings: tuple[str, ...]) -> None:
+    """Learn from rows of the input how often a similar answer is wrong; runs serve by it."""
+    from jobs.calibrate import calibrate as calibrate_cache
+    from jobs.calibrate import print_calibration
+
+    with _own_terminal() as terminal:
+        found = calibrate_cache(_overridden(config, settings), rows, terminal.print)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, default=str))
+    else:
+        print_calibration(found, out)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
 @click.option("--tier", "tiers", multiple=True, help="A tier to tune; by default all of vLLM.")
 @click.option("--rows", default=1024, show_default=True, help="Rows of the input to measure on.")
 @click.option("--again", is_flag=True, help="Measure even if a plan is stored.")

@@ -146,6 +146,8 @@ def test_the_trap_set_is_balanced_and_its_pairs_are_distinct() -> None:
         ("Is a number of cats black?", "Is the number of cats black?"),
         ("What is the matter?", "What is matter?"),
         ("Let's eat, kids", "Let's eat kids"),
+        ("What is love, actually?", "What is Love Actually?"),
+        ("Is a little known?", "Is little known?"),
         ("Is this spam? You won!", "Is this spam? You won"),
         (
             "Calculate the difference between cost and yield",

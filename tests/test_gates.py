@@ -136,6 +136,23 @@ def test_the_trap_set_is_balanced_and_its_pairs_are_distinct() -> None:
         ("Translate please into German", "Translate into German"),
         ("Who sang Please?", "Who sang Please Please Please?"),
         ("Can you write code?", "Write code"),
+        ("Can you cancel a booking after check-in?", "Cancel a booking after check-in"),
+        ("Will you send my refund?", "Send my refund"),
+        ("How do you feel?", "How do I feel?"),
+        ("How do I open my account?", "How do I open an account?"),
+        ("Suggest a book about Rome", "Suggest books about Rome"),
+        ("Let me know when dinner is ready", "When is dinner ready?"),
+        ("How many do dogs bite?", "How many dogs bite?"),
+        ("Is a number of cats black?", "Is the number of cats black?"),
+        ("What is the matter?", "What is matter?"),
+        ("Let's eat, kids", "Let's eat kids"),
+        ("What is love, actually?", "What is Love Actually?"),
+        ("Is a little known?", "Is little known?"),
+        ("Is this spam? You won!", "Is this spam? You won"),
+        (
+            "Calculate the difference between cost and yield",
+            "Calculate the difference between yield and cost",
+        ),
         ("What is the plural of child?", "What is the plural of children?"),
         ("What does stress cause?", "What causes stress?"),
         ("Which firms does Google own?", "Which firms own Google?"),
@@ -154,6 +171,22 @@ def test_what_a_fold_of_the_normal_form_could_confuse_is_kept_apart(
     first: str, second: str
 ) -> None:
     assert conflict(first, second) is not None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("Can you tell me who won?", "Who won?"),
+        ("Can you explain tides?", "Explain tides"),
+        ("Would you please write code?", "Write code"),
+        ("Can you write me a poem about Rome?", "Write a poem about Rome"),
+        ("Can you cancel my booking?", "Please cancel my booking"),
+        ("How do you boil an egg?", "How do I boil an egg?"),
+        ("How do I reset my password?", "How to reset your password?"),
+    ],
+)
+def test_a_request_may_be_put_as_a_question(first: str, second: str) -> None:
+    assert conflict(first, second) is None
 
 
 def test_another_language_may_differ_in_case_and_punctuation_alone() -> None:

@@ -55,7 +55,8 @@ def form_of(text: str) -> Form:
         return Form(VERBATIM, scripts_of(text), (), text)
     scripts = scripts_of(instruction)
     if not _is_english(words, scripts):
-        return Form(STRICT, scripts, tuple(w for w in words if w != ","), payload)
+        spoken = tuple(w for at, w in enumerate(words) if w != "," or at == len(words) - 2)
+        return Form(STRICT, scripts, spoken, payload)
     if payload is None and _mentions(words):
         return Form(LITERAL, scripts, _literal(words), None)
     return Form(FREE, scripts, _free(tokens), payload)

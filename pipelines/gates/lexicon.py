@@ -28,10 +28,10 @@ NEGATION = words(
     "hardly barely scarcely lack fail refuse deny ain't"
 )
 QUANTIFIER = words(
-    "all every each some any most many much few afew several both either only just at_least "
-    "at_most always sometimes often usually rarely seldom everyone anyone someone exactly about "
-    "approximately nearly almost everything anything something half enough total entire whole "
-    "again twice once"
+    "all every each some any most many much few afew several both either only just always "
+    "sometimes often usually rarely seldom everyone everybody anyone anybody someone exactly "
+    "about approximately nearly almost everything anything something half enough total entire "
+    "whole again twice once alittle anumber"
 )
 PREPOSITION = words(
     "in on at to from of for with by about against over under above below into onto out off up "
@@ -106,8 +106,8 @@ CASED = words(
     "cat bat ram pat ace sat act ice era pet hiv oracle shell target gap visa word excel access "
     "teams outlook office slack zoom meta alphabet square stripe buck moody earnest pole "
     "scotch dutch welsh catholic labour democrat republican conservative liberal green "
-    "please thanks hello help and or not in no on is at as co if then god lent mass mini ford "
-    "fiat jaguar tesla "
+    "please thanks thank cheers hello help and or not in no on is at as co if then god lent mass "
+    "mini ford fiat jaguar tesla "
     "bath cork split essen nancy olive hope faith grace joy dawn jack rob sue dick drew art"
 )
 """Words that are another word with a capital."""

@@ -127,6 +127,10 @@ def _singular(token: Token) -> str:
 
 
 def without_articles(words: Sequence[str]) -> list[str]:
+    """Without articles and pauses, but for those that make it another question."""
+    if len(words) == 4 and words[1] == "is" and words[2] == "the":
+        # "What is the matter" is not "what is matter".
+        return [*words[:2], "the^", words[3]]
     out: list[str] = []
     for at, word in enumerate(words):
         if not word:
@@ -134,6 +138,9 @@ def without_articles(words: Sequence[str]) -> list[str]:
         follows = words[at + 1] if at + 1 < len(words) else ","
         if word == "a" and (follows == "," or (out and out[-1] in _LETTERED)):
             out.append("a^")
+        elif word == "," and at == len(words) - 2:
+            # "Let us eat, Ann": a last word apart is who is spoken to, or an aside.
+            out.append(word)
         elif word in ("no", "not", "stop") and follows == ",":
             out.append(word + ",")
         elif word not in _ARTICLES and word != ",":

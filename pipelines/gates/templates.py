@@ -17,6 +17,14 @@ _START = (
     rf"{IMPERATIVE})\b|,)"
 )
 
+# "Can you write code?", "Can you cancel a booking?" and "Will you repay my fee?" ask what is
+# possible. A request is what says please, only wants to be told, or has an object at hand.
+_CAN_YOU = r"(?:can|could|would|will) (?:you|u|someone|anyone)"
+_TELLING = (
+    r"tell|explain|describe|summarize|define|list|name|outline|clarify|elaborate|discuss|"
+    r"translate|rephrase|paraphrase|proofread|rewrite"
+)
+
 LEADING = tuple(
     re.compile(pattern)
     for pattern in (
@@ -24,15 +32,18 @@ LEADING = tuple(
         r"(?:there )?, (?=.)",
         rf"(?:please|kindly|pls) (?!please){_START}",
         rf"(?:so|well|okay|also|quick question|one question|question) , {_START}",
-        r"(?:can|could|would|will) (?:you|u|someone|anyone)(?: please| kindly| possibly)?"
-        rf" (?=(?:{IMPERATIVE}) )",
+        rf"{_CAN_YOU} (?:please|kindly) (?=(?:{IMPERATIVE}) )",
+        rf"{_CAN_YOU} (?=(?:{_TELLING}) )",
+        rf"could (?:you|u)(?: possibly)? (?=(?:{IMPERATIVE}) )",
+        rf"can (?:you|u) (?=(?:{IMPERATIVE}) (?:me|us|my|our|this|these|the following|[\"`]))",
+        r"can (?:you|u) (?=(?:write|draft|compose|generate|suggest) (?:an?|some|\d+) )",
         rf"i (?:would like|want|need) you to (?=(?:{IMPERATIVE}) )",
     )
 )
 """Courtesies in front: taken away until none is left."""
 
 EMBEDDING = re.compile(
-    r"(?:(?:please )?(?:tell me|let me know|explain to me)(?: please)?"
+    r"(?:(?:please )?(?:tell me|let me know(?! when)|explain to me)(?: please)?"
     r"|(?:i|we) (?:would like|want|need|wish|would love|is trying) to (?:know|understand|find out)"
     r"|i (?:is|was) (?:just )?wondering|i wonder|do you(?: happen to)? know"
     r"|do (?:anyone|someone) know|(?:do you have )?any idea|(?:can|could|may) i (?:ask|know)"
@@ -70,35 +81,28 @@ _RULES = (
         r"\1\2 \3 not ",
     ),
     ("it that", r"^who (?:is|was) it that ", "who "),
-    ("go about", r"^how (?:do|can|could|would|might) (?:i|we|one|someone) go about ", "howto me "),
-    ("how ", r"^how (?:do|can|could|would|might) (?:i|we) ", "howto me "),
-    ("how ", r"^how (?:do|can|could|would) (?:you|one|someone) ", "howto you "),
+    ("go about", r"^(how (?:do|can|could) (?:i|one)) go about ", r"\1 "),
+    ("how ", r"^how (?:do|can|could) (?:i|one) ", "howto "),
+    # Of no thing in particular: "how do you feel" is not "how do I feel".
+    ("how ", r"^how (?:(?:do|can|could) you|would i) (?!.*\byour?\b)(?=.*\ban? )", "howto "),
     (
         "how to ",
-        r"^(?:explain |show me |tell me |teach me |describe |show |demonstrate )?how to ",
-        "howto any ",
+        r"^(?:explain |show me |tell me |teach me |describe |show |demonstrate )?how to (.*)$",
+        lambda m: "howto " + re.sub(r"\byour ", "my ", m[1]),
     ),
     (
         "what is",
         r"^what is (?:the |a )?(?:way|method|procedure|process|step) (?:for me )?to ",
-        "howto any ",
+        "howto ",
     ),
-    ("what step", r"^what step (?:do|should|must|can) (?:i|we) (?:need to )?take to ", "howto me "),
-    ("do to ", r"^what (?:do (?:i|we) (?:need|have) to|can (?:i|we)) do to ", "howto me "),
+    ("what step", r"^what step (?:do|should|must|can) i (?:need to )?take to ", "howto "),
+    ("do to ", r"^what (?:do i (?:need|have) to|can i) do to ", "howto "),
+    # Whose thing it is plays no part, but "open my account" does not want a new one.
     (
-        "howto me",
-        r"^howto me (.*)$",
-        lambda m: "howto " + re.sub(r"\b(?:my|our|the|a|an) ", "", m[1]),
-    ),
-    (
-        "howto you",
-        r"^howto you (.*)$",
-        lambda m: "howto " + re.sub(r"\b(?:your|the|a|an) ", "", m[1]),
-    ),
-    (
-        "howto any",
-        r"^howto any (.*)$",
-        lambda m: "howto " + re.sub(r"\b(?:my|your|the|a|an) ", "", m[1]),
+        "howto ",
+        r"^howto (?!(?:open|obtain|find|make|create|choose|buy|select|build|write|start|add|pick|"
+        r"design|plan)\b)(.*)$",
+        lambda m: "howto " + re.sub(r"\b(?:my|our) ", "", m[1]),
     ),
     (" mean", r"^what do (.+) mean$", r"meaning \1"),
     ("what is", r"^what is (?:the )?(?:meaning|definition) of ", "meaning "),
@@ -114,7 +118,7 @@ _RULES = (
     ("is what", r"^(.+) is what$", r"what is \1"),
     ("'s ", r"^(what|who|where) is ((?:the )?\w+) 's (\w+(?: \w+)?)$", r"\1 is the \3 of \2"),
     ("able to", r"^(?:is i|is you) able to ", "can i "),
-    ("possible", r"^is it possible (?:for me )?to ", "can i "),
+    ("possible", r"^is it possible for me to ", "can i "),
     (" cost", r"^(?:how much|what) do (.+) cost\b", r"price \1"),
     ("what is", r"^what is (?:the )?(?:price|cost) of ", "price "),
     ("there ", r"^(how many .+) is there ", r"\1 is "),
@@ -132,7 +136,21 @@ _RULES = (
         r"make |kill)(?=\w)",
         "which ",
     ),
-    (" do ", rf"^({_WH}(?: (?!{_AUX}\b)\w+){{0,2}}) do (?!not\b)(?=\w)", r"\1 "),
+    # "Which do birds eat" asks for their food, "which birds eat" for birds.
+    (
+        " do ",
+        rf"^(?!(?:which|whose|how many|how much) do )({_WH}(?: (?!{_AUX}\b)\w+){{0,2}}) do "
+        r"(?!not\b)(?=\w)",
+        r"\1 ",
+    ),
+    # One is asked for: "a poem" is not "poems", though a plural says nothing elsewhere.
+    (
+        " a",
+        r"^(write|draft|name|list|suggest|recommend|give|show|generate|create|make|find|draw|tell|"
+        r"compose|design) (?:me )?an? ",
+        r"\1 1 ",
+    ),
+    ("what is a", r"^what is an? (?=.+ (?:of|for|to)\b)", "what is 1 "),
     ("exactly", r"\b(who|which|what) exactly\b", r"\1"),
 )
 INVERSIONS = tuple((re.compile(pattern), new) for pattern, new in _INVERSIONS)
@@ -141,7 +159,9 @@ RULES = tuple((word, re.compile(pattern), new) for word, pattern, new in _RULES)
 _FRONTED = re.compile(
     r"^((?:in|for|with|on|at|during|using|if|when|as|after|before|without|under) [^,]+) , ([^,]+)$"
 )
-_BETWEEN = re.compile(r"\b(difference between )([^\d,]+?) and ([^\d,]+?)$")
+_BETWEEN = re.compile(
+    r"^((?!calculate |compute |find |subtract ).*\bdifference between )([^\d,]+?) and ([^\d,]+?)$"
+)
 
 
 def ask(sentence: str, leading_only: bool = False) -> str:

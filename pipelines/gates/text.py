@@ -32,7 +32,8 @@ _COLON = re.compile(r":(?=\s)")
 _SHOWN = re.compile(
     r"\b(?:this|these|following|below|next)\s+(?:\w+\s+)?(?:texts?|messages?|reviews?|e-?mails?|"
     r"sentences?|paragraphs?|passages?|articles?|code|functions?|lists?|tweets?|comments?|words?|"
-    r"questions?|statements?|poems?|documents?|tickets?|posts?|queries|query|story|snippets?)\b",
+    r"questions?|statements?|poems?|documents?|tickets?|posts?|queries|query|story|snippets?)\b"
+    r"|\b(?:is|are|was|were)\s+(?:this|these)\b(?=[^.?!]*\?)",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[.?!]\s+(?=\S)")

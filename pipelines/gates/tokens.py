@@ -11,8 +11,6 @@ from typing import NamedTuple
 from pipelines.gates import amounts, dates
 from pipelines.gates.lexicon import CASED, QUESTION, words
 
-EXACT = ("=", '"', "`")
-
 _TOKEN = re.compile(
     r"""
       (?P<quote>"[^"]+"|(?<![\w'])'[^'\n]+(?:'[a-z]+[^'\n]*)*'(?!\w))

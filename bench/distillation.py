@@ -4,8 +4,9 @@
     python -m bench.distillation --student large --json
 
 Each seed is a whole `nightmill distill` of configs/distill-demo.yaml: another order of the data
-and another split. The prompts are ones that no demo model was trained on, 15 % of them under the
-demo's system prompts. Figures are means over seeds, on test rows that nothing was chosen by:
+and another split. 15 % of the prompts are under the demo's system prompts. Figures are means over
+seeds, on test rows that the student was not trained on and that nothing was chosen by; the demo
+models themselves may have been trained on some of them, which flatters those two:
 
     kl_closed       share of PTQ's KL to the teacher (MSE scales) that training removed
     em_bf16, em_ptq, em_qad   exact match in per cent: unquantized student, PTQ, trained student
@@ -49,7 +50,7 @@ def configured(
     prompts: Path, output: Path, seed: int, student: str, settings: dict[str, Any]
 ) -> DistillConfig:
     overrides: dict[str, Any] = {
-        "data": [{"path": str(prompts)}],
+        "data": [{"path": str(prompts), "columns": {"response": "label"}}],
         "output": str(output),
         "train.seed": seed,
         "eval.seed": seed,
@@ -74,6 +75,8 @@ def vllm_answers(model: str, prompts: list[list[int]], max_tokens: int) -> Answe
     sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens)
     requests = [{"prompt_token_ids": ids} for ids in prompts]
     outputs = llm.generate(requests, sampling, use_tqdm=False)
+    # Leaving would wait for the engine's processes, which wait for work.
+    llm.llm_engine.engine_core.shutdown()
     return [(p, list(o.outputs[0].token_ids)) for p, o in zip(prompts, outputs, strict=True)]
 
 

@@ -1,6 +1,7 @@
-"""Fresh prompts to distil on: `python -m demo.distill_prompts --out out/distill-prompts.jsonl`.
+"""Prompts to distil on: `python -m demo.distill_prompts --out out/distill-prompts.jsonl`.
 
-Distinct questions that no demo model was trained on, with their labels; one in seven is asked
+Distinct questions with their answers, from the side of the split that training may see: what
+`demo.evaluate` and `demo/prompts.jsonl` ask stays unknown to the student. One in seven is asked
 under a system prompt, as in the training of the demo models.
 """
 
@@ -11,17 +12,17 @@ import json
 from pathlib import Path
 from random import Random
 
-from demo.evaluate import held_out_questions
+from demo.evaluate import distinct_questions
 from demo.tasks import chat, draw_system
 
-ROWS = 20_000
+ROWS = 100_000
 SYSTEM_SHARE = 0.15
 
 
 def write_prompts(path: Path, count: int) -> None:
     rng = Random("distillation")
     rows = []
-    for question in held_out_questions(count, seed=1):
+    for question in distinct_questions(count, rng, held_out=False):
         system = draw_system(rng) if rng.random() < SYSTEM_SHARE else None
         rows.append({"messages": chat(question.prompt, system), "label": question.label})
     rng.shuffle(rows)

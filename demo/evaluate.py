@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from demo.tasks import BY_NAME, FAMILIES, SYSTEM_PROMPTS, Example, Family, chat
 
-MODELS = ("large", "small")
+MODELS = ("large", "small", "small-int4")
 MAX_NEW_TOKENS = 48
 _REPEATS = 1000
 """So many known questions in a row, and a family has no others to ask."""
@@ -25,17 +25,21 @@ Scores = dict[str, float]
 
 
 def held_out_questions(n: int, seed: int) -> list[Example]:
-    """About `n` distinct held-out questions, equally many of each family that has so many."""
-    rng = Random(f"evaluate {seed}")
+    """About `n` distinct questions that no training sees."""
+    return distinct_questions(n, Random(f"evaluate {seed}"), held_out=True)
+
+
+def distinct_questions(n: int, rng: Random, held_out: bool) -> list[Example]:
+    """About `n` from one side of the split, equally many of each family that has so many."""
     size = max(1, n // len(FAMILIES))
-    return [q for family in FAMILIES for q in _distinct_questions(family, size, rng)]
+    return [q for family in FAMILIES for q in _of_family(family, size, rng, held_out)]
 
 
-def _distinct_questions(family: Family, size: int, rng: Random) -> list[Example]:
+def _of_family(family: Family, size: int, rng: Random, held_out: bool) -> list[Example]:
     questions: dict[str, Example] = {}
     repeats = 0
     while len(questions) < size and repeats < _REPEATS:
-        example = family.make_from(rng, held_out=True)
+        example = family.make_from(rng, held_out)
         repeats = repeats + 1 if example.prompt in questions else 0
         questions[example.prompt] = example
     return list(questions.values())

@@ -88,8 +88,17 @@ def model_card(outcome: "Outcome") -> str:
         "Load it with vLLM as any model: the format is compressed-tensors.\n\n"
         f"On held-out prompts, none of which was trained on or chosen by:\n\n{table}\n\n"
         f"{conditions}\n\nRows:\n\n{counts}\n\n"
-        f"Configuration:\n\n```yaml\n{dump_config(outcome.config)}```\n"
+        f"Configuration:\n\n```yaml\n{dump_config(_without_places(outcome.config))}```\n"
     )
+
+
+def _without_places(config: DistillConfig) -> DistillConfig:
+    """What is published names models and data, and not the folders of who made it."""
+    named = {"teacher": _folder(config.teacher), "output": _folder(config.output)}
+    if config.student is not None:
+        named["student"] = _folder(config.student)
+    data = [part.model_copy(update={"path": _folder(part.path)}) for part in config.data]
+    return config.model_copy(update={**named, "data": data})
 
 
 def _summary(outcome: "Outcome") -> str:
@@ -107,7 +116,7 @@ def _summary(outcome: "Outcome") -> str:
 
 
 def _folder(path: str) -> str:
-    """The name of a model's folder: where it lies is nobody else's business."""
+    """The name of a folder or file: where it lies is nobody else's business."""
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 

@@ -21,7 +21,7 @@ from pipelines.config_file import load_config
 from pipelines.distill_config import DistillConfig
 from pipelines.errors import UsageProblem
 
-SMALL = ROOT / "demo/models/small"
+SMALL, LARGE = ROOT / "demo/models/small", ROOT / "demo/models/large"
 STEPS, EVERY = 24, 8
 
 
@@ -36,7 +36,7 @@ def settings(folder: Path, **changed: Any) -> dict[str, Any]:
         write_jsonl(data, prompts(420))
     return {
         "teacher": str(SMALL),
-        "format": {"kind": "int4", "group_size": 64},
+        "format": {"kind": "int4", "group_size": 128},
         "data": [{"path": str(data)}],
         "answers": "teacher",
         "max_new_tokens": 16,
@@ -95,6 +95,7 @@ def test_the_report_and_the_card_hold_the_figures(done: tuple[Path, dict[str, An
     for found in outcome["measured"].values():
         assert f"{found['kl']:.5f}" in page
         assert f"{found['kl']:.5f}" in card
+    assert str(ROOT) not in card, "where models lay is nobody else's business"
     assert page.count("<svg") == 4
     assert not re.search(r'(src|href)="', page)
 
@@ -179,7 +180,7 @@ def test_models_with_different_tokenizers_are_refused(tmp_path: Path) -> None:
     ("changed", "says"),
     [
         ({"format": {"kind": "int4", "group_size": 48}}, r"format: .*group_size 48.*to fix"),
-        ({"format": {"kind": "int4", "group_size": 128}}, r"format: .*192 inputs"),
+        ({"teacher": str(LARGE)}, r"format: .*704 inputs"),
         ({"teacher": "no/such/folder"}, r"teacher: .*config\.json"),
         ({"max_length": 100_000}, r"max_length: .*2048"),
         ({"eval": {"rows": 5000}}, r"eval\.rows"),

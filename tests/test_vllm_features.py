@@ -82,10 +82,11 @@ def write_adapter(folder: Path) -> Path:
     folder.mkdir()
     generator = torch.Generator().manual_seed(1)
     weights = {}
+    width = json.loads((MODEL / "config.json").read_text())["hidden_size"]
     for layer in range(2):
         place = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        weights[f"{place}.lora_A.weight"] = torch.randn(8, 192, generator=generator)
-        weights[f"{place}.lora_B.weight"] = torch.randn(192, 8, generator=generator)
+        weights[f"{place}.lora_A.weight"] = torch.randn(8, width, generator=generator)
+        weights[f"{place}.lora_B.weight"] = torch.randn(width, 8, generator=generator)
     save_file(weights, folder / "adapter_model.safetensors")
     settings = {"peft_type": "LORA", "r": 8, "lora_alpha": 16, "target_modules": ["q_proj"]}
     (folder / "adapter_config.json").write_text(json.dumps(settings))

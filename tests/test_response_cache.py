@@ -8,7 +8,8 @@ import pytest
 from cached import KEYS, NOW, entries, filled, opened
 
 from actors.cache_writer import CacheWriter
-from actors.recall import admissible, recall_rows
+from actors.recall import recall_rows
+from pipelines.cache_admission import admissible
 from pipelines.cache_entries import ENTRY, RESPONSES
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.schema import BEYOND_TEXT, empty_columns, patch
@@ -198,7 +199,7 @@ def test_no_hit_lacks_what_the_first_answer_had(
         **beyond,
     }
     first = block(**columns, source=["generated"] * 8, _shareable=[True] * 8)
-    filled(config, warnings, admissible(first, NOW))
+    filled(config, warnings, admissible(first, NOW)[0])
     asked = block(request_key=KEYS[:8], _shareable=[True] * 8)
     again = recall_rows(asked, opened(config, warnings))
     hits = [i for i, source in enumerate(again["source"].to_pylist()) if source == "cache_exact"]
@@ -217,4 +218,6 @@ def test_only_own_complete_deterministic_answers_are_admitted() -> None:
         finish_reason=["stop"] * 5,
         _shareable=[True, True, True, False, True],
     )
-    assert admissible(table, NOW)["row_id"].to_pylist() == ["a"]
+    entries, questions = admissible(table, NOW)
+    assert entries["row_id"].to_pylist() == ["a"]
+    assert questions is None

@@ -2,9 +2,11 @@
 
     python -m bench.response_cache --json
 
-`exact`: recall of keys in random order, 2,048 at once, from a million answers; resident bytes
-that a reader takes per entry. `nearest`: random unit vectors of 384 dimensions in one scope,
-10,000, 100,000 and a million of them; the queries are entries disturbed to a similarity of .98 to
+`semantic`: rows/s of recall by similarity (keys, embedding, search among 10,000 answered
+questions, gates, rows in flight) as a share of raw `encode` of the same texts, the median of five
+rounds in turns. `exact`: recall of keys in random order, 2,048 at once, from a million answers;
+resident bytes that a reader takes per entry. `nearest`: random unit vectors of 384 dimensions in one
+scope, 10,000, 100,000 and a million of them; the queries are entries disturbed to a similarity of .98 to
 1, asked 256 at once; `recall` is the share that finds its entry. The median of five rounds of other
 queries, after one that fills the caches. Each part reads in a process of its own. A part can be
 run alone with `--part`, and smaller with `--rows`; it needs up to 4 GiB of disk for a while.
@@ -30,6 +32,7 @@ from rich.table import Table
 from actors.cache_care import build_index, tend
 from actors.cache_store import CacheStore
 from actors.response_cache import ResponseCache
+from bench.semantic_recall import beside_encode
 from pipelines.cache_entries import (
     ENTRY,
     RESPONSES,
@@ -43,6 +46,7 @@ from pipelines.config import ResponseCacheConfig, Storage
 REVISION, SCOPE, NOW = "0123456789ab", b"s" * 16, datetime(2026, 11, 24, tzinfo=UTC)
 DIMENSIONS, AT_LEAST = 384, 0.98
 _WRITTEN_AT_ONCE = 20_000
+_KNOWN = 10_000
 _RECALLED_AT_ONCE, _ASKED_AT_ONCE, _ROUNDS, _ROUND_QUERIES = 2048, 256, 5, 1024
 
 
@@ -145,6 +149,12 @@ def read_exactly(path: str, rows: int) -> dict[str, Any]:
     }
 
 
+def semantic(rows: int) -> dict[str, Any]:
+    """`semantic_vs_encode`."""
+    with tempfile.TemporaryDirectory() as path:
+        return apart(beside_encode, path, min(rows, _KNOWN))
+
+
 def nearest(rows: int) -> dict[str, Any]:
     """Milliseconds a query at three sizes, `growth_100k_1m` and `recall`, its worst."""
     sizes = [size for size in (10_000, 100_000, 1_000_000) if size <= rows] or [rows]
@@ -243,8 +253,11 @@ def apart(task: Callable[..., Any], *arguments: Any) -> Any:
         return pool.apply(task, arguments)
 
 
-# Part (b), semantic recall beside raw `encode`, joins these as `semantic_vs_encode`.
-PARTS: dict[str, Callable[[int], dict[str, Any]]] = {"exact": exact, "nearest": nearest}
+PARTS: dict[str, Callable[[int], dict[str, Any]]] = {
+    "exact": exact,
+    "semantic": semantic,
+    "nearest": nearest,
+}
 
 
 def lines(figures: dict[str, Any]) -> Iterator[tuple[str, str]]:

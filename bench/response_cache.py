@@ -2,14 +2,14 @@
 
     python -m bench.response_cache --json
 
-`semantic`: rows/s of recall by similarity (keys, embedding, search among 10,000 answered
-questions, gates, rows in flight) as a share of raw `encode` of the same texts, the median of five
-rounds in turns. `exact`: recall of keys in random order, 2,048 at once, from a million answers;
-resident bytes that a reader takes per entry. `nearest`: random unit vectors of 384 dimensions in one
-scope, 10,000, 100,000 and a million of them; the queries are entries disturbed to a similarity of .98 to
+`semantic`: rows/s of recall by similarity (keys, embedding, search among 10,000 answered questions,
+gates, rows in flight) as a share of raw `encode` of the same texts, the median of five rounds in
+turns. `exact`: recall of keys in random order, 2,048 at once, from a million answers; resident
+bytes that a reader takes per entry. `nearest`: random unit vectors of 384 dimensions in one scope,
+10,000, 100,000 and a million of them; the queries are entries disturbed to a similarity of .98 to
 1, asked 256 at once; `recall` is the share that finds its entry. The median of five rounds of other
-queries, after one that fills the caches. Each part reads in a process of its own. A part can be
-run alone with `--part`, and smaller with `--rows`; it needs up to 4 GiB of disk for a while.
+queries, after one that fills the caches. Each part reads in a process of its own. A part can be run
+alone with `--part`, and smaller with `--rows`; it needs up to 4 GiB of disk for a while.
 """
 
 import json

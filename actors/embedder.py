@@ -18,7 +18,9 @@ class Embedder:
         # Importing them takes seconds.
         import torch
         from sentence_transformers import SentenceTransformer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         if not config.num_gpus:
             # Ray gives an actor that reserves no core one thread.
             torch.set_num_threads(len(os.sched_getaffinity(0)))

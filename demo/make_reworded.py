@@ -2,7 +2,7 @@
 
     python -m demo.make_reworded
 
-The team `lookup` has questions of five families, `counting` of one. The second wording is polite,
+The team `lookup` has questions of four families, `counting` of one. The second wording is polite,
 in lower case or without its last mark, and comes a little later, as in real traffic.
 """
 
@@ -19,7 +19,7 @@ from demo.evaluate import questions_of
 from demo.make_prompts import MAX_TOKENS
 from demo.tasks import BY_NAME, Example
 
-TEAMS = {"lookup": ("email", "first", "last", "largest", "upper"), "counting": ("count",)}
+TEAMS = {"lookup": ("email", "first", "last", "largest"), "counting": ("count",)}
 QUESTIONS = {"lookup": 1200, "counting": 300}
 _APART = 60
 """Rows within which the second wording follows the first."""

@@ -66,11 +66,12 @@ class Calibration:
     summary: Summary | None
 
 
-def calibrate(config: RunConfig, rows: int, say: Say) -> Calibration:
+def calibrate(config: RunConfig, rows: int, say: Say, divert_stderr: bool = False) -> Calibration:
     """Answer the pairs of every group that has enough of them to be opened.
 
     Args:
         rows: of the input to look at, from its beginning.
+        divert_stderr: send what libraries print during the run to a log file.
 
     Raises:
         UsageProblem: there is no semantic cache to calibrate, or the input cannot be read.
@@ -87,7 +88,7 @@ def calibrate(config: RunConfig, rows: int, say: Say) -> Calibration:
     # Fewer could not open the group, whatever came of them.
     wanted = [pair for pair in pairs if found[pair.group] >= needed]
     say(f"{len(pairs):,} pairs in {len(found)} groups; {len(wanted):,} in groups that can open")
-    summary = _answered(plan, blocks, wanted) if wanted else None
+    summary = _answered(plan, blocks, wanted, divert_stderr) if wanted else None
     return Calibration(sum(b.num_rows for b in blocks), dict(found), needed, summary)
 
 
@@ -149,7 +150,9 @@ def _questions(plan: Plan, blocks: Sequence[Block]) -> list[tuple[int, str, Ques
     return [(place, key, question) for key, (place, question) in found.items()]
 
 
-def _answered(plan: Plan, blocks: Sequence[Block], wanted: Sequence[Pair]) -> Summary:
+def _answered(
+    plan: Plan, blocks: Sequence[Block], wanted: Sequence[Pair], divert_stderr: bool
+) -> Summary:
     """A run over the rows of the pairs, in which every candidate is audited."""
     config = plan.config
     places = sorted({place for pair in wanted for place in (pair.leader, pair.follower)})
@@ -164,7 +167,9 @@ def _answered(plan: Plan, blocks: Sequence[Block], wanted: Sequence[Pair]) -> Su
         "output": {"path": f"{output.url}/answers"},
         "response_cache": _auditing_all(config),
     }
-    return run(RunConfig.model_validate({**config.model_dump(), **changed}))
+    return run(
+        RunConfig.model_validate({**config.model_dump(), **changed}), divert_stderr=divert_stderr
+    )
 
 
 def _auditing_all(config: RunConfig) -> dict[str, Any]:

@@ -127,8 +127,9 @@ def calibrate(config: str, rows: int, as_json: bool, settings: tuple[str, ...]) 
     from jobs.calibrate import calibrate as calibrate_cache
     from jobs.calibrate import print_calibration
 
+    resolved = _overridden(config, settings)
     with _own_terminal() as terminal:
-        found = calibrate_cache(_overridden(config, settings), rows, terminal.print)
+        found = calibrate_cache(resolved, rows, terminal.print, divert_stderr=True)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, default=str))
     else:

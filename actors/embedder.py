@@ -8,7 +8,8 @@ import numpy as np
 from pipelines.config import Semantic
 from pipelines.embedders import embedder_source
 
-_BATCH = 64
+_BATCH = {"cpu": 32, "cuda": 256}
+"""Texts at once. Larger batches have more padding, which only a GPU computes for nothing."""
 
 
 class Embedder:
@@ -26,13 +27,14 @@ class Embedder:
             torch.set_num_threads(len(os.sched_getaffinity(0)))
         device = "cuda" if config.num_gpus else "cpu"
         source = embedder_source(config)
+        self._batch = _BATCH[device]
         self._model = SentenceTransformer(source, revision=config.revision, device=device)
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors in the order of the texts: float32 of shape (texts, dimensions)."""
         vectors: np.ndarray = self._model.encode(
             list(texts),
-            batch_size=_BATCH,
+            batch_size=self._batch,
             normalize_embeddings=True,
             convert_to_numpy=True,
             show_progress_bar=False,

@@ -25,6 +25,8 @@ def conflict(cached: str, asked: str) -> str | None:
     if cached == asked:
         return None
     first, second = form_of(cached), form_of(asked)
+    if first == second:
+        return None
     return next((name for name, view in GATES.items() if view(first) != view(second)), None)
 
 

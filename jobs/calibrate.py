@@ -161,7 +161,9 @@ def _answered(
     folder = f"{_FOLDER}/{digest(pairs_file).hex()[:12]}"
     output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
     name = f"pairs.{plan.blocks[0].file.format}"
-    output.write(name, pairs_file)
+    # Written again it would be a newer file, and so another input.
+    if not output.exists(name):
+        output.write(name, pairs_file)
     changed = {
         "input": {**config.input.model_dump(), "path": f"{output.url}/{name}", "order": "stream"},
         "output": {"path": f"{output.url}/answers"},

@@ -8,13 +8,17 @@ INSTALLED := .venv/.installed-$(DEVICE)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test setup check clean
+.PHONY: demo demo-cache test setup check clean
 
 demo: setup
 	@# Exit code 3 says that some rows are in errors/: the demo brings twelve broken ones along.
 	@output=out/demo/$$(date +%Y%m%d-%H%M%S); \
 	$(BIN)/nightmill run configs/demo.yaml --output $$output || [ $$? -eq 3 ] || exit 1; \
 	$(BIN)/python -m demo.score $$output
+
+demo-cache: setup
+	$(BIN)/nightmill calibrate configs/demo-similar.yaml --rows 1500
+	$(BIN)/nightmill run configs/demo-similar.yaml --output out/demo-similar/$$(date +%Y%m%d-%H%M%S)
 
 test: setup
 	$(BIN)/python -m pytest

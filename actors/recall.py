@@ -1,16 +1,13 @@
-"""The recall step: rows that the response cache can answer need no engine."""
+"""The exact half of the recall step: rows that were answered before need no engine."""
+
+from collections.abc import Sequence
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from actors.response_cache import ENTRY, CachedAnswer, ResponseCache, entry_digest
-from pipelines.schema import BEYOND_TEXT, patch
+from actors.response_cache import ResponseCache
+from pipelines.cache_entries import CachedAnswer
+from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
-
-_ADMITTED = (
-    "request_key", "status", "source", "response", "finish_reason", "prompt_tokens",
-    "completion_tokens", "tier", "model", "run_id", "row_id", "_shareable",
-)  # fmt: skip
 
 
 def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
@@ -28,38 +25,18 @@ def recall_rows(table: pa.Table, cache: ResponseCache) -> pa.Table:
         for row, key in zip(candidates, keys, strict=True)
         if key in found and shareable[row]
     ]
-    return patch(table, [row for row, _ in hits], _columns([answer for _, answer in hits]))
+    columns: dict[str, Sequence[object]] = {
+        **answer_columns([answer for _, answer in hits], "cache_exact"),
+        "similarity": [1.0] * len(hits),
+    }
+    return patch(table, [row for row, _ in hits], columns)
 
 
-def admissible(table: pa.Table, created_at: object) -> pa.Table:
-    """Entries for the answers that later runs may be served: of schema `ENTRY`.
-
-    Only what an engine of this run generated from a deterministic request, and only plain
-    text: an entry holds nothing else, and a hit must give all that the first answer gave. An
-    answer cut at its token limit is one: its key holds the limit.
-    """
-    table = table.filter(pc.is_valid(table["response"]))
-    for name in BEYOND_TEXT.names:
-        table = table.filter(pc.is_null(table[name]))
-    rows = [
-        row
-        for row in table.select(_ADMITTED).to_pylist()
-        if row["status"] == "ok" and row["source"] == "generated" and row["_shareable"]
-    ]
-    entries = []
-    for row in rows:
-        entry = {name: row.get(name) for name in ENTRY.names}
-        entry["request_key"] = bytes.fromhex(row["request_key"])
-        entry["created_at"] = created_at
-        entries.append({**entry, "digest": entry_digest(entry)})
-    return pa.Table.from_pylist(entries, schema=ENTRY)
-
-
-def _columns(answers: list[CachedAnswer]) -> dict[str, list[object]]:
+def answer_columns(answers: Sequence[CachedAnswer], source: str) -> dict[str, list[object]]:
+    """What a hit fills in, whichever way it was found."""
     return {
         "status": ["ok"] * len(answers),
-        "source": ["cache_exact"] * len(answers),
-        "similarity": [1.0] * len(answers),
+        "source": [source] * len(answers),
         "response": [a.response for a in answers],
         "finish_reason": [a.finish_reason for a in answers],
         "tier": [a.tier for a in answers],

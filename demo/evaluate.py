@@ -32,10 +32,11 @@ def held_out_questions(n: int, seed: int) -> list[Example]:
 def distinct_questions(n: int, rng: Random, held_out: bool) -> list[Example]:
     """About `n` from one side of the split, equally many of each family that has so many."""
     size = max(1, n // len(FAMILIES))
-    return [q for family in FAMILIES for q in _of_family(family, size, rng, held_out)]
+    return [q for family in FAMILIES for q in questions_of(family, size, rng, held_out)]
 
 
-def _of_family(family: Family, size: int, rng: Random, held_out: bool) -> list[Example]:
+def questions_of(family: Family, size: int, rng: Random, held_out: bool) -> list[Example]:
+    """Distinct ones from one side of the split, fewer where a family has no more."""
     questions: dict[str, Example] = {}
     repeats = 0
     while len(questions) < size and repeats < _REPEATS:

@@ -12,11 +12,11 @@ import ray
 from actors.claims import ClaimShard, claim_committed
 from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
-from actors.response_cache import CacheWriter
 from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
+from jobs.run_cache import RunCache
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
@@ -133,7 +133,7 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
-        self._writer = self._start_cache_writer()
+        self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
     def finish(self, blocks: list[Block]) -> Summary:
         try:
@@ -148,13 +148,14 @@ class _Run:
         with watched(self._meter, self._save, self._watch):
             if blocks:
                 self._stream(blocks)
-        self._close_cache()
+        self._cache.close()
         snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
         self._save(snapshot)
         retire_failed(self._directory)
         forget_taken_up(self._directory)
         if not snapshot.closed:
             settle(self._directory, self._plan.prices, self._identity.run_id)
+        groups = self._cache.finish()
         overheads = overhead_lines(
             load_replicas(self._directory),
             committed_time(self._directory),
@@ -172,6 +173,7 @@ class _Run:
             start_s=(snapshot.first_commit_at or time.time()) - self._started,
             logs=str(self._logs),
             claimed=self._claimed(),
+            cache_groups=groups,
             warnings=snapshot.warnings,
         )
 
@@ -189,7 +191,12 @@ class _Run:
             self._shards,
         )
         commit = hosts.Commit(
-            output, self._plan.prices, self._identity.run_id, self._meter, self._writer
+            output,
+            self._plan.prices,
+            self._identity.run_id,
+            self._meter,
+            self._cache.writer,
+            config.input.columns.tenant,
         )
         run_chain(blocks, intake, self._stages(blocks), commit)
 
@@ -197,13 +204,18 @@ class _Run:
         config = self._config
         arguments = {
             "route": config.route,
-            "response_cache": config.response_cache if self._writer is not None else None,
+            "response_cache": self._cache.config if self._cache.is_exact else None,
             "storage": config.storage,
             "meter": self._meter,
         }
         router = Stage(hosts.RouterHost, arguments, replicas=config.routers)
         rows = max(block.num_rows for block in blocks)
-        return [router, *(self._engine_stage(tier, rows) for tier in config.tiers)]
+        return [
+            *self._cache.stages_before_routing(),
+            router,
+            *(self._engine_stage(tier, rows) for tier in config.tiers),
+            *self._cache.stages_after_answers(),
+        ]
 
     def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:
         plans = plans_for(self._plan, tier)
@@ -244,24 +256,6 @@ class _Run:
             table = self._directory.read_table(name, ["row_id", "request_key", "source", "status"])
             claim_committed(table, len(shards), lambda calls: hosts.ask_shards(shards, calls))
         return shards
-
-    def _start_cache_writer(self) -> Any | None:
-        cache = self._config.response_cache
-        if cache is None or not cache.enabled:
-            return None
-        warn = hosts.RemoteMeter(self._meter).warn
-        writer = ray.remote(CacheWriter).options(num_cpus=0)
-        return writer.remote(cache, self._config.storage, warn)
-
-    def _close_cache(self) -> None:
-        """A writer that died has lost entries, not answers."""
-        if self._writer is None:
-            return
-        try:
-            ray.get(self._writer.close.remote())
-        except ray.exceptions.RayError as error:
-            problem = f"response cache: its writer died, new answers are not kept: {_reason(error)}"
-            ray.get(self._meter.warn.remote(problem))
 
     def _claimed(self) -> tuple[int, int]:
         sizes = ray.get([shard.size.remote() for shard in self._shards])

@@ -13,6 +13,8 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from jobs.cache_cli import cache
+from jobs.options import set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
@@ -55,17 +57,15 @@ def main() -> None:
     """Answer large prompt datasets for the least money that keeps a stated quality."""
 
 
+main.add_command(cache)
+
+
 def _overridden(
     config: str, settings: tuple[str, ...], given: dict[str, Any] | None = None
 ) -> RunConfig:
     overrides = dict(parse_override(setting) for setting in settings)
     overrides.update({k: v for k, v in (given or {}).items() if v is not None})
     return load_config(config, overrides)
-
-
-set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Override a configuration key."
-)
 
 
 @main.command()
@@ -109,6 +109,31 @@ def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
     given = {"output.path": output}
     resolved = _overridden(f"{output.rstrip('/')}/resolved.yaml", settings, given)
     _run_and_report(resolved, as_json, retry=True)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option(
+    "--rows",
+    type=click.IntRange(min=2),
+    default=20_000,
+    show_default=True,
+    help="Rows of the input to look for pairs in.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@set_option
+def calibrate(config: str, rows: int, as_json: bool, settings: tuple[str, ...]) -> None:
+    """Learn from rows of the input how often a similar answer is wrong; runs serve by it."""
+    from jobs.calibrate import calibrate as calibrate_cache
+    from jobs.calibrate import print_calibration
+
+    resolved = _overridden(config, settings)
+    with _own_terminal() as terminal:
+        found = calibrate_cache(resolved, rows, terminal.print, divert_stderr=True)
+    if as_json:
+        click.echo(json.dumps(asdict(found), indent=2, default=str))
+    else:
+        print_calibration(found, out)
 
 
 @main.command()

@@ -19,10 +19,11 @@ from actors.exchange import Loan, Trader
 from actors.generator import Generator
 from actors.hardware import hardware
 from actors.meter import Grant
-from actors.recall import admissible, recall_rows
+from actors.recall import recall_rows
 from actors.response_cache import ResponseCache
 from actors.router import Router
 from pipelines.blocks import Block
+from pipelines.cache_admission import admissible
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Route, Storage
 from pipelines.intake import Dialect, read_block
@@ -143,7 +144,9 @@ def ask_shards(shards: list[Any], calls: ShardCalls) -> dict[int, bytes]:
 
 
 class RouterHost:
-    """Recall and route in one actor of the router pool: neither is worth a process of its own."""
+    """Exact recall and route in one actor of the router pool: neither is worth a process of its
+    own. Where rows are recalled by similarity too, a stage before this one does both.
+    """
 
     def __init__(
         self,
@@ -234,9 +237,10 @@ class Commit:
         run_id: str,
         meter: Any,
         cache_writer: Any | None,
+        tenant: str | None,
     ) -> None:
         self._output, self._prices, self._run_id = output, prices, run_id
-        self._meter, self._cache_writer = meter, cache_writer
+        self._meter, self._cache_writer, self._tenant = meter, cache_writer, tenant
 
     def __call__(self, table: pa.Table) -> None:
         directory = _directory(*self._output)
@@ -245,9 +249,9 @@ class Commit:
             counts = commit_block(directory, name, priced)
             self._meter.count.remote(counts.as_dict())
             if self._cache_writer is not None:
-                entries = admissible(priced, datetime.now(UTC))
+                entries, questions = admissible(priced, datetime.now(UTC), self._tenant)
                 if entries.num_rows:
-                    self._cache_writer.append.remote(entries)
+                    self._cache_writer.append.remote(entries, questions)
 
 
 @lru_cache(maxsize=4)

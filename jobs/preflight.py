@@ -17,6 +17,7 @@ from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
 from pipelines.config import Input, Rules, RunConfig
+from pipelines.embedders import embedder_source
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
@@ -73,6 +74,8 @@ def check_config(config: RunConfig, today: date) -> PriceList:
             _check_model(f"tiers.{tier.name}.engine", tier.engine)
             _check_adapters(f"tiers.{tier.name}.engine", tier.engine)
         check_tier(tier)
+    if config.response_cache and config.response_cache.semantic:
+        embedder_source(config.response_cache.semantic)
     return prices
 
 
@@ -95,14 +98,20 @@ def plan_run(config: RunConfig, today: date) -> Plan:
         ignore_model=config.input.ignore_model,
         tiers=tuple(tier.name for tier in config.tiers),
         defaults=config.sampling.given(),
-        routed_by=tuple(build_policy(config.route).columns),
+        keyed_by=_keyed_by(config),
     )
     schema = _inspect(files, blocks, dialect, fs)
     check_columns(schema, dialect)
-    _check_rule_columns(config, schema)
+    _check_named_columns(config, schema)
     check_writable(config)
     versions = [file_version(file, fs) for file in files]
     return Plan(config, dialect, versions, blocks, schema, policy_digest(config), prices)
+
+
+def _keyed_by(config: RunConfig) -> tuple[str, ...]:
+    """Columns that keep rows apart: what routing looks at, and the tenant."""
+    tenant = config.input.columns.tenant
+    return (*build_policy(config.route).columns, *((tenant,) if tenant else ()))
 
 
 def check_writable(config: RunConfig) -> Directory:
@@ -235,7 +244,13 @@ def _refuse_duplicates(
     )
 
 
-def _check_rule_columns(config: RunConfig, schema: pa.Schema) -> None:
+def _check_named_columns(config: RunConfig, schema: pa.Schema) -> None:
+    tenant = config.input.columns.tenant
+    if tenant and tenant not in schema.names:
+        raise UsageProblem(
+            f"input.columns.tenant: the input has no column {tenant!r}; it has "
+            f"{', '.join(schema.names)}"
+        )
     if not isinstance(config.route, Rules):
         return
     for i, rule in enumerate(config.route.rules):

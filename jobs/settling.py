@@ -8,7 +8,9 @@ import ray
 
 from pipelines.prices import PriceList
 from pipelines.settle import (
+    KINDS,
     Partitions,
+    followed_keys,
     follower_partitions,
     forget_followers,
     key_numbers,
@@ -22,20 +24,24 @@ _PARTS_A_TASK = 32
 
 def settle(directory: Directory, prices: PriceList, run_id: str) -> None:
     """Give every follower its leader's answer, or its leader's error."""
-    partitions = Partitions(directory)
-    if not partitions.parts:
-        return
-    if partitions.count == 1:
-        _settle_here(directory, partitions, prices, run_id)
-    else:
-        _settle_in_tasks(directory, partitions, prices, run_id)
-    forget_followers(directory)
+    found = False
+    for kind in KINDS:
+        partitions = Partitions(directory, kind)
+        if not partitions.parts:
+            continue
+        found = True
+        if partitions.count == 1:
+            _settle_here(directory, partitions, prices, run_id)
+        else:
+            _settle_in_tasks(directory, partitions, prices, run_id)
+    if found:
+        forget_followers(directory)
 
 
 def _settle_here(
     directory: Directory, partitions: Partitions, prices: PriceList, run_id: str
 ) -> None:
-    followers = follower_partitions(directory, partitions.parts, 1)
+    followers = follower_partitions(directory, partitions.parts, partitions.kind, 1)
     followed = _numbers(*followers)
     leaders = leader_partitions(directory, directory.parts("rows"), followed, 1)
     settle_partition(directory, partitions.part(0), followers, leaders, prices, run_id)
@@ -49,7 +55,10 @@ def _settle_in_tasks(
     cut_followers = ray.remote(follower_partitions).options(num_returns=count)
     cut_leaders = ray.remote(leader_partitions).options(num_returns=count)
     numbers, settle_one = ray.remote(_numbers), ray.remote(_settle_one)
-    followers = [cut_followers.remote(directory, p, count) for p in _groups(partitions.parts)]
+    followers = [
+        cut_followers.remote(directory, p, partitions.kind, count)
+        for p in _groups(partitions.parts)
+    ]
     followed = ray.put(_union(ray.get([numbers.remote(*group) for group in followers])))
     parts = directory.parts("rows")
     leaders = [cut_leaders.remote(directory, p, followed, count) for p in _groups(parts)]
@@ -73,7 +82,7 @@ def _settle_one(run: tuple[Any, ...], groups: int, *tables: pa.Table) -> None:
 
 
 def _numbers(*followers: pa.Table) -> np.ndarray:
-    return _union([key_numbers(table) for table in followers])
+    return _union([key_numbers(followed_keys(table)) for table in followers])
 
 
 def _union(numbers: list[np.ndarray]) -> np.ndarray:

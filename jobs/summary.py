@@ -50,6 +50,7 @@ class Summary:
     engines: list[dict[str, Any]]
     claimed_keys: int
     bytes_per_claimed_key: float
+    cache_groups: list[dict[str, Any]]
     price_version: str
     warnings: list[str]
     output: str
@@ -71,6 +72,7 @@ def summarize(
     start_s: float,
     logs: str,
     claimed: tuple[int, int],
+    cache_groups: list[dict[str, Any]],
     warnings: list[str],
 ) -> Summary:
     """Count what is committed, and write `summary.json`."""
@@ -105,6 +107,7 @@ def summarize(
         engines=engines,
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
+        cache_groups=cache_groups,
         price_version=plan.prices.version,
         warnings=[*warnings, *_lost_speculation(engines)],
         output=directory.url,
@@ -155,6 +158,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
+    for group in summary.cache_groups:
+        table.add_row(*_cache_line(group))
     for engine in summary.engines:
         if engine.get("draft_tokens"):
             rate, length = engine["acceptance_rate"], engine["acceptance_length"]
@@ -167,6 +172,13 @@ def print_summary(summary: Summary, console: Console) -> None:
     table.add_row("output", "", summary.output)
     table.add_row("logs", "", summary.logs)
     console.print(table)
+
+
+def _cache_line(group: dict[str, Any]) -> tuple[str, str, str]:
+    found = f"{group['audited']:,} audited, {group['wrong']:,} wrong, at most"
+    bound = f"{100 * group['bound']:.2g} % wrong per hit"
+    state = f"{group['state']}: {found} {bound}"
+    return f"similar {group['group'][:8]}", f"{group['served']:,}", state
 
 
 def _check_books(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
@@ -12,7 +13,7 @@ from pydantic import (
 
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.section import Section
-from pipelines.tier import Tier
+from pipelines.tier import Replicas, Tier
 
 InputFormat = Literal["auto", "parquet", "jsonl", "csv", "openai_batch"]
 
@@ -37,6 +38,9 @@ class Columns(Section):
     id: str = "id"
     prompt: str = "prompt"
     messages: str = "messages"
+    tenant: str | None = Field(
+        None, description="rows with another value here never share an answer"
+    )
 
 
 class Input(Section):
@@ -102,11 +106,50 @@ class Rules(Section):
 Route = Annotated[Fixed | Rules, Field(discriminator="policy")]
 
 
+class Semantic(Section):
+    """Answers served to questions that are worded otherwise, within a stated rate of error."""
+
+    embedder: str = Field(
+        description="a sentence-transformers model: a folder, an installed package that carries "
+        "one, or a hub name"
+    )
+    revision: str | None = Field(None, description="the hub model's commit, 40 hex digits")
+    similarity: float = Field(
+        0.98, ge=0.5, le=1, description="where a candidate starts; below .98 needs calibration"
+    )
+    max_wrong_hits: float = Field(
+        0.01, gt=0, lt=1, description="wrong answers per hit that a group may reach at most"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="with which it must hold")
+    audit_share: float = Field(
+        0.05, gt=0, le=1, description="hits that are answered anew and compared"
+    )
+    agreement: Literal["exact", "normalized", "numeric", "json", "embedding"] = Field(
+        "normalized", description="when a cached and a new answer count as the same"
+    )
+    answer_similarity: float = Field(
+        0.9, gt=0, le=1, description="from where answers agree, with agreement: embedding"
+    )
+    verifier: str | None = Field(
+        None, description="a cross-encoder that judges pairs that passed the gates"
+    )
+    verifier_threshold: float = Field(0.9, ge=0, le=1)
+    replicas: PositiveInt | Replicas = Field(1, description="embedding actors")
+    num_gpus: NonNegativeFloat = Field(0.0, description="of each embedding actor")
+
+
 class ResponseCacheConfig(Section):
     """Answers kept between runs, in LanceDB."""
 
     path: str
     enabled: bool = True
+    semantic: Semantic | None = None
+    ttl_days: PositiveFloat | None = Field(
+        None, description="older answers are not served and removed in time"
+    )
+    max_entries: PositiveInt | None = Field(
+        None, description="the oldest answers above this number are removed"
+    )
 
 
 class Tuning(Section):

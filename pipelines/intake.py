@@ -32,7 +32,7 @@ class Dialect:
     ignore_model: bool
     tiers: tuple[str, ...]
     defaults: Mapping[str, Any]
-    routed_by: tuple[str, ...]
+    keyed_by: tuple[str, ...]
 
     @property
     def openai_batch(self) -> bool:
@@ -44,7 +44,7 @@ class Dialect:
 
     def routing_values(self, row: Row) -> dict[str, Any]:
         """What routing will look at, beside the request itself."""
-        return {name: row.get(name) for name in self.routed_by} if isinstance(row, dict) else {}
+        return {name: row.get(name) for name in self.keyed_by} if isinstance(row, dict) else {}
 
     def request(self, row: Mapping[str, Any]) -> Request | RowProblem:
         """The checked request of one row."""
@@ -215,7 +215,7 @@ def _cast(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _request_columns(table: pa.Table, dialect: Dialect) -> list[Row]:
     wanted = {
         dialect.id_column, dialect.columns.prompt, dialect.columns.messages, *REQUEST_FIELDS,
-        *dialect.routed_by, *(("body", "url") if dialect.openai_batch else ()),
+        *dialect.keyed_by, *(("body", "url") if dialect.openai_batch else ()),
     }  # fmt: skip
     selected = table.select([n for n in table.column_names if n in wanted])
     try:

@@ -56,6 +56,18 @@ def request_key(request: Request, policy: bytes, routed_by: Mapping[str, Any]) -
     return digest(canonical_json(parts) + policy)
 
 
+def context_key(request: Request, policy: bytes, routed_by: Mapping[str, Any]) -> bytes:
+    """As `request_key`, with the text of the last user message left out.
+
+    Two requests with one context differ in nothing but the question that is asked.
+    """
+    last = max(i for i, turn in enumerate(request.messages) if turn["role"] == "user")
+    # No checked message of a user is without content.
+    blanked = {**request.messages[last], "content": None}
+    turns = [*request.messages[:last], blanked, *request.messages[last + 1 :]]
+    return request_key(Request(turns, request.sampling, request.tier), policy, routed_by)
+
+
 def row_id(path: str, ordinal: int) -> str:
     """The id of a row that brings none: its place, never its text, so that equal rows differ."""
     return digest(f"{path}\0{ordinal}".encode()).hex()

@@ -14,7 +14,7 @@ from pipelines.schema import INTERNAL, RESULT
 from pipelines.storage import Directory
 
 _PENDING, _FAILED = "pending", "failed"
-_KEPT = {"row_id", "request_key", *INTERNAL.names} - {"_engine_ns", "_attempt_id"}
+_KEPT = {"row_id", "request_key", "_block", "_request", "_shareable", "_raw"}
 
 
 def is_leftover(block: Block) -> bool:

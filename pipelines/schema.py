@@ -54,6 +54,12 @@ RESULT = pa.schema(
         ("run_id", pa.string()),
         ("draft_tokens", pa.int64()),
         ("accepted_tokens", pa.int64()),
+        # The cached entry that a row was served, or audited against; by what rule, and in which
+        # group of rows its wrong hits are counted; and how an audit ended: agree or differ.
+        ("cache_entry", pa.string()),
+        ("cache_rule", pa.string()),
+        ("cache_group", pa.string()),
+        ("cache_audit", pa.string()),
         *BEYOND_TEXT,
     ]
 )
@@ -71,6 +77,12 @@ INTERNAL = pa.schema(
         ("_raw", pa.string()),
         # This row's share of its replica's time.
         ("_engine_ns", pa.int64()),
+        # What the response cache finds an answer by: its context and its question's embedding,
+        # in half precision.
+        ("_scope", pa.binary()),
+        ("_vector", pa.binary()),
+        # The answer that a row would have been served, had it not been chosen for an audit.
+        ("_cached", pa.string()),
         # Which start of the run generated this row.
         ("_attempt_id", pa.string()),
     ]

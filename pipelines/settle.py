@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,13 +20,21 @@ from pipelines.storage import Directory
 
 _ANSWER = (
     "status", "response", "finish_reason", "tier", "model", "route_score", "route_reason",
-    "escalations", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "similarity",
-    "error_kind", "error", *BEYOND_TEXT.names,
+    "escalations", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind",
+    "error", *BEYOND_TEXT.names,
 )  # fmt: skip
+_HIT = ("similarity", "cache_entry", "cache_rule", "cache_group")
+"""What an answer has besides if it came out of the response cache."""
 _BILL_DRAFT = f"{STATE}/bill.draft"
 _SETTLED = f"{STATE}/settled"
 _FOLLOWERS_AT_ONCE = 100_000
 """Bounds the memory of settling one partition."""
+
+
+Kind = Literal["similar", "equal"]
+KINDS: tuple[Kind, ...] = ("similar", "equal")
+"""Followers by what they share with their leader, in the order in which they are settled: a row
+may repeat one that itself follows a similar one."""
 
 
 class Partitions:
@@ -37,20 +45,30 @@ class Partitions:
     replaces what was there.
     """
 
-    def __init__(self, directory: Directory) -> None:
-        self.parts = directory.parts(FOLLOWERS)
+    def __init__(self, directory: Directory, kind: Kind) -> None:
+        self.kind = kind
+        self.parts = _parts_with(directory, kind)
         rows = sum(directory.num_rows(path) for path in self.parts)
         self.count = max(-(-rows // _FOLLOWERS_AT_ONCE), 1)
         self._name = digest(canonical_json([self.parts, rows])).hex()[:12]
 
     def part(self, partition: int) -> str:
         """The block name of what one partition leaves."""
-        return f"settled-{self._name}-{partition}"
+        return f"settled-{self._name}-{self.kind}-{partition}"
 
 
-def follower_partitions(directory: Directory, paths: list[str], count: int) -> list[pa.Table]:
-    """The followers of these parts by partition of their key."""
-    return _partitioned(pa.concat_tables([directory.read_table(path) for path in paths]), count)
+def follower_partitions(
+    directory: Directory, paths: list[str], kind: Kind, count: int
+) -> list[pa.Table]:
+    """The followers of these parts by partition of the key that they follow."""
+    table = pa.concat_tables([directory.read_table(path) for path in paths])
+    table = table.filter(_is_kind(table["cache_entry"], kind))
+    return _partitioned(table, followed_keys(table), count)
+
+
+def followed_keys(followers: pa.Table) -> pa.ChunkedArray:
+    """The request keys of the rows that lead these."""
+    return pc.coalesce(followers["cache_entry"], followers["request_key"])
 
 
 def leader_partitions(
@@ -61,16 +79,17 @@ def leader_partitions(
     Args:
         followed: `key_numbers` of all followers, sorted.
     """
-    schema = pa.schema([RESULT.field(name) for name in ("request_key", *_ANSWER)])
+    schema = pa.schema([RESULT.field(name) for name in ("request_key", *_ANSWER, *_HIT)])
     found = [schema.empty_table()]
     for path in paths:
-        table = directory.read_table(path, ["request_key", "source", *_ANSWER])
+        table = directory.read_table(path, ["request_key", "source", *_ANSWER, *_HIT])
         leading = pc.invert(pc.fill_null(pc.equal(table["source"], "duplicate"), False))
-        table = table.filter(leading).select(schema.names)
-        numbers = key_numbers(table)
+        table = _without_audits(table.filter(leading)).select(schema.names)
+        numbers = key_numbers(table["request_key"])
         at = np.minimum(np.searchsorted(followed, numbers), len(followed) - 1)
         found.append(table.filter(pa.array(followed[at] == numbers)))
-    return _partitioned(pa.concat_tables(found), count)
+    leaders = pa.concat_tables(found)
+    return _partitioned(leaders, leaders["request_key"], count)
 
 
 def settle_partition(
@@ -102,9 +121,9 @@ def drop_settled(directory: Directory) -> None:
         directory.remove(_SETTLED)
 
 
-def key_numbers(table: pa.Table) -> np.ndarray:
+def key_numbers(keys: pa.ChunkedArray) -> np.ndarray:
     """The first 8 bytes of each request key as a number; 0 for a row without one."""
-    keys = pc.fill_null(pc.utf8_slice_codeunits(table["request_key"], 0, 16), "0" * 16)
+    keys = pc.fill_null(pc.utf8_slice_codeunits(keys, 0, 16), "0" * 16)
     raw = bytes.fromhex("".join(keys.to_pylist()))
     return np.frombuffer(raw, dtype=">u8").astype(np.uint64)
 
@@ -181,15 +200,40 @@ def count_rows(directory: Directory) -> dict[str, Any]:
     }
 
 
-def _partitioned(table: pa.Table, count: int) -> list[pa.Table]:
-    partition = key_numbers(table) % np.uint64(count)
+def _parts_with(directory: Directory, kind: Kind) -> list[str]:
+    return [
+        path
+        for path in directory.parts(FOLLOWERS)
+        if _count(_is_kind(directory.read_table(path, ["cache_entry"])["cache_entry"], kind))
+    ]
+
+
+def _is_kind(cache_entry: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
+    return pc.is_valid(cache_entry) if kind == "similar" else pc.is_null(cache_entry)
+
+
+def _without_audits(leaders: pa.Table) -> pa.Table:
+    """A row that was only compared with an entry hands on its own answer, not that entry."""
+    served = pc.fill_null(pc.match_substring(leaders["source"], "cache"), False)
+    for name in _HIT:
+        column = pc.if_else(served, leaders[name], pa.scalar(None, leaders[name].type))
+        leaders = leaders.set_column(leaders.column_names.index(name), name, column)
+    return leaders
+
+
+def _partitioned(table: pa.Table, keys: pa.ChunkedArray, count: int) -> list[pa.Table]:
+    partition = key_numbers(keys) % np.uint64(count)
     return [table.filter(pa.array(partition == np.uint64(i))) for i in range(count)]
 
 
 def _answered(followers: pa.Table, leaders: pa.Table) -> pa.Table:
     """Followers with their leader's answer; one whose leader left none is an error row."""
-    at = pc.index_in(followers["request_key"], value_set=leaders["request_key"].combine_chunks())
-    values: dict[str, Any] = {name: leaders[name].take(at).combine_chunks() for name in _ANSWER}
+    at = pc.index_in(followed_keys(followers), value_set=leaders["request_key"].combine_chunks())
+    similar = pc.is_valid(followers["cache_entry"])
+    values: dict[str, Any] = {name: leaders[name].take(at) for name in _ANSWER}
+    for name in _HIT:
+        values[name] = pc.if_else(similar, followers[name], leaders[name].take(at))
+    values["source"] = pc.if_else(similar, "cache_semantic", "duplicate")
     lost = pc.is_null(at)
     values["status"] = pc.if_else(lost, "error", values["status"])
     values["error_kind"] = pc.if_else(lost, "lost_leader", values["error_kind"])

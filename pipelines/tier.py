@@ -128,6 +128,11 @@ class Replicas(Section):
         return self
 
 
+def as_range(replicas: int | Replicas) -> Replicas:
+    """A fixed number is a pool that neither grows nor shrinks."""
+    return replicas if isinstance(replicas, Replicas) else Replicas(min=replicas, max=replicas)
+
+
 class Tier(Section):
     """One place that answers rows, with what it costs."""
 
@@ -153,9 +158,7 @@ class Tier(Section):
 
     @property
     def replica_range(self) -> Replicas:
-        if isinstance(self.replicas, Replicas):
-            return self.replicas
-        return Replicas(min=self.replicas, max=self.replicas)
+        return as_range(self.replicas)
 
     @property
     def spans_nodes(self) -> bool:

@@ -1,36 +1,18 @@
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import pyarrow as pa
 import pytest
+from cached import KEYS, NOW, entries, filled, opened
 
-from actors.recall import admissible, recall_rows
-from actors.response_cache import ENTRY, TABLE, CacheWriter, ResponseCache, entry_digest
+from actors.cache_writer import CacheWriter
+from actors.recall import recall_rows
+from pipelines.cache_admission import admissible
+from pipelines.cache_entries import ENTRY, RESPONSES
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.schema import BEYOND_TEXT, empty_columns, patch
-
-KEYS = [f"{i:032x}" for i in range(300)]
-NOW = datetime(2026, 11, 24, tzinfo=UTC)
-
-
-def entries(keys: list[str], response: str = "answer") -> pa.Table:
-    rows = []
-    for key in keys:
-        row: dict[str, Any] = dict.fromkeys(ENTRY.names)
-        row |= {
-            "request_key": bytes.fromhex(key),
-            "response": f"{response} {key}",
-            "finish_reason": "stop",
-            "prompt_tokens": 7,
-            "completion_tokens": 3,
-            "tier": "only",
-            "model": "m",
-            "created_at": NOW,
-        }
-        rows.append({**row, "digest": entry_digest(row)})
-    return pa.Table.from_pylist(rows, schema=ENTRY)
 
 
 @pytest.fixture
@@ -43,19 +25,8 @@ def warnings() -> list[str]:
     return []
 
 
-def filled(config: ResponseCacheConfig, warnings: list[str], *tables: pa.Table) -> None:
-    writer = CacheWriter(config, Storage(), warnings.append)
-    for table in tables:
-        writer.append(table)
-    writer.close()
-
-
-def opened(config: ResponseCacheConfig, warnings: list[str]) -> ResponseCache:
-    return ResponseCache(config, Storage(), warnings.append)
-
-
 def stored(config: ResponseCacheConfig) -> Any:
-    return lancedb.connect(config.path).open_table(TABLE)
+    return lancedb.connect(config.path).open_table(RESPONSES)
 
 
 def test_what_one_run_wrote_the_next_recalls(
@@ -90,6 +61,60 @@ def test_a_reader_is_not_disturbed_by_a_writer_that_compacts(
     assert set(opened(config, warnings).recall(KEYS)) == set(KEYS)
 
 
+def test_a_refreshed_reader_sees_what_was_written_since(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:50]))
+    reader = opened(config, warnings)
+    # Also in the second half of the test, where the table was compacted and has deletions.
+    for i in range(50, 300, 50):
+        filled(config, warnings, entries(KEYS[i : i + 50]))
+        stored(config).delete(f"request_key = X'{KEYS[i]}'")
+        reader.refresh()
+        gone = {KEYS[j] for j in range(50, i + 1, 50)}
+        assert set(reader.recall(KEYS)) == set(KEYS[: i + 50]) - gone
+    assert not warnings
+
+
+def test_a_reader_follows_to_the_table_that_replaced_a_broken_one(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    filled(config, warnings, entries(KEYS[:9]))
+    reader = opened(config, warnings)
+    lancedb.connect(config.path).drop_table(RESPONSES)
+    reader.refresh()
+    assert reader.recall(KEYS) == {}
+    # As many versions and rows as before, with other keys in their places.
+    filled(config, warnings, entries(KEYS[9:18]))
+    reader.refresh()
+    assert set(reader.recall(KEYS)) == set(KEYS[9:18])
+
+
+def test_answers_expire(config: ResponseCacheConfig, warnings: list[str]) -> None:
+    config = config.model_copy(update={"ttl_days": 2.0})
+    now = datetime.now(UTC)
+    old, young = (entries(KEYS[i : i + 1], created_at=now - timedelta(days=1 + i)) for i in (1, 0))
+    writer = CacheWriter(config, Storage(), warnings.append)
+    writer.append(pa.concat_tables([old, young]))
+    writer.flush()
+    assert stored(config).count_rows() == 2
+    assert set(opened(config, warnings).recall(KEYS)) == {KEYS[0]}
+    writer.close()
+    assert stored(config).count_rows() == 1
+
+
+def test_the_oldest_answers_leave_a_full_cache(
+    config: ResponseCacheConfig, warnings: list[str]
+) -> None:
+    config = config.model_copy(update={"max_entries": 30})
+    for i in (2, 0, 1):
+        when = NOW + timedelta(hours=i)
+        filled(config, warnings, entries(KEYS[20 * i : 20 * i + 20], created_at=when))
+    kept = set(opened(config, warnings).recall(KEYS))
+    assert len(kept) == 30
+    assert set(KEYS[40:60]) <= kept <= set(KEYS[20:60])
+
+
 def test_an_empty_cache_is_all_misses_without_a_warning(
     config: ResponseCacheConfig, warnings: list[str]
 ) -> None:
@@ -108,7 +133,7 @@ def test_a_damaged_entry_is_a_miss(
     assert "damaged" in warnings[0]
 
 
-def test_an_unusable_cache_is_all_misses_with_one_warning(
+def test_an_unusable_cache_is_all_misses_and_its_writer_starts_anew(
     config: ResponseCacheConfig, warnings: list[str]
 ) -> None:
     filled(config, warnings, entries(KEYS[:3]))
@@ -118,14 +143,15 @@ def test_an_unusable_cache_is_all_misses_with_one_warning(
     filled(config, warnings, entries(KEYS[3:6]))
     assert len(warnings) == 2
     assert "unusable" in warnings[0]
-    assert "writing failed" in warnings[1]
+    assert "moved to quarantine/responses-" in warnings[1]
+    assert set(opened(config, warnings).recall(KEYS)) == set(KEYS[3:6])
 
 
 def test_another_schema_version_is_refused(
     config: ResponseCacheConfig, warnings: list[str]
 ) -> None:
     schema = ENTRY.with_metadata({"nightmill.response_cache": "99"})
-    lancedb.connect(config.path).create_table(TABLE, entries(KEYS[:1]).cast(schema))
+    lancedb.connect(config.path).create_table(RESPONSES, entries(KEYS[:1]).cast(schema))
     assert opened(config, warnings).recall(KEYS) == {}
     assert "schema '99'" in warnings[0]
 
@@ -173,7 +199,7 @@ def test_no_hit_lacks_what_the_first_answer_had(
         **beyond,
     }
     first = block(**columns, source=["generated"] * 8, _shareable=[True] * 8)
-    filled(config, warnings, admissible(first, NOW))
+    filled(config, warnings, admissible(first, NOW)[0])
     asked = block(request_key=KEYS[:8], _shareable=[True] * 8)
     again = recall_rows(asked, opened(config, warnings))
     hits = [i for i, source in enumerate(again["source"].to_pylist()) if source == "cache_exact"]
@@ -192,4 +218,6 @@ def test_only_own_complete_deterministic_answers_are_admitted() -> None:
         finish_reason=["stop"] * 5,
         _shareable=[True, True, True, False, True],
     )
-    assert admissible(table, NOW)["row_id"].to_pylist() == ["a"]
+    entries, questions = admissible(table, NOW)
+    assert entries["row_id"].to_pylist() == ["a"]
+    assert questions is None

@@ -146,7 +146,7 @@ def test_partitions_in_tasks_settle_what_one_does_here(
     keys = [f"{i * 2**120:032x}" for i in range(7)]
     committed(directory, prices, "0", *(answered(k, f"a{i}") for i, k in enumerate(keys)))
     committed(directory, prices, "1", *(follower(k, f"b{i}") for i, k in enumerate(keys)))
-    assert settle.Partitions(directory).count == 4
+    assert settle.Partitions(directory, "equal").count == 4
     rows = settled(directory, prices)
     assert len(rows) == 14
     assert all(row["response"] for row in rows)
@@ -221,3 +221,34 @@ def test_pending_rows_come_back_as_they_were_before_routing(
 
 def test_the_ledger_keeps_its_columns_without_any_line() -> None:
     assert bill_table([]).num_rows == 0
+
+
+def similar(key: str, row: str, entry: str) -> dict[str, Any]:
+    hit = {"cache_entry": entry, "cache_group": "g", "cache_rule": "similarity>=0.98"}
+    return {**follower(key, row), "similarity": 0.75, **hit}
+
+
+def test_a_row_that_follows_a_similar_one_is_a_semantic_hit_and_so_are_its_repeats(
+    directory: Directory, prices: PriceList
+) -> None:
+    committed(directory, prices, "0", follower(B, "r0"), similar(B, "r1", A))
+    committed(directory, prices, "1", answered(A, "r2"), follower(A, "r3"))
+    rows = settled(directory, prices)
+    assert [row["response"] for row in rows] == ["answer to aa"] * 4
+    assert [row["source"] for row in rows] == [
+        "duplicate", "cache_semantic", "generated", "duplicate",
+    ]  # fmt: skip
+    assert [(row["cache_entry"], row["similarity"]) for row in rows] == [
+        (A, 0.75), (A, 0.75), (None, None), (None, None),
+    ]  # fmt: skip
+    assert [row["cost_usd"] > 0 for row in rows] == [False, False, True, False]
+
+
+def test_repeats_of_an_audited_row_get_its_own_answer_and_are_no_hits(
+    directory: Directory, prices: PriceList
+) -> None:
+    audit = {"cache_entry": B, "cache_group": "g", "cache_rule": "audit", "similarity": 0.75}
+    committed(directory, prices, "0", answered(A, "r0", **audit), follower(A, "r1"))
+    rows = settled(directory, prices)
+    assert [row["cache_entry"] for row in rows] == [B, None]
+    assert rows[1]["response"] == "answer to aa"

@@ -61,9 +61,9 @@ class RunCache:
         return cache if cache and cache.enabled else None
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the router's own exact recall is all there is."""
-        return self.config is not None and self._similarity is None
+    def is_semantic(self) -> bool:
+        """Whether a stage before the router recalls, exactly and by similarity."""
+        return self._similarity is not None
 
     def stages_before_routing(self) -> list[Stage]:
         """Recall by similarity, in a pool of its own: it embeds."""

@@ -85,7 +85,7 @@ class RunCache:
     def stages_after_answers(self) -> list[Stage]:
         if self._similarity is None:
             return []
-        return [Stage(AuditHost, {"similarity": self._similarity})]
+        return [Stage(AuditHost, {"similarity": self._similarity, "warn": self._warn})]
 
     def finish(self) -> list[dict[str, Any]]:
         """Keep this run's evidence and list what is to be answered again; safe to repeat.
@@ -140,6 +140,7 @@ class RunCache:
             cache,
             storage,
             semantic,
+            embedder_revision(semantic),
             plan.policy,
             plan.dialect.keyed_by,
             plan.dialect.defaults,

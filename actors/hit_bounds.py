@@ -19,10 +19,15 @@ class HitBounds:
         self._groups = dict(groups)
         self._thresholds: dict[str, float | None] = {}
         self._seen: set[str] = set()
+        self._closed = False
 
     def thresholds(self, groups: Iterable[str]) -> dict[str, float | None]:
         """From which similarity hits are bounded, by group; None: at none."""
         return {group: self._threshold(group) for group in groups}
+
+    def close_all(self) -> None:
+        """Serve nothing any more: audits cannot be made."""
+        self._closed = True
 
     def add(self, audits: Sequence[Audit]) -> None:
         """Take audits; a row that Ray ran again counts once."""
@@ -40,7 +45,7 @@ class HitBounds:
         self._thresholds.pop(audit.group, None)
 
     def _threshold(self, name: str) -> float | None:
-        if name not in self._groups:
+        if self._closed or name not in self._groups:
             return None
         if name not in self._thresholds:
             evidence, terms = self._groups[name].evidence, self._terms

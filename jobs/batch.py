@@ -148,13 +148,14 @@ class _Run:
         with watched(self._meter, self._save, self._watch):
             if blocks:
                 self._stream(blocks)
+            self._answer_forsaken()
         self._cache.close()
         snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
         self._save(snapshot)
         retire_failed(self._directory)
         forget_taken_up(self._directory)
         if not snapshot.closed:
-            settle(self._directory, self._plan.prices, self._identity.run_id)
+            settle(self._directory, "equal", self._plan.prices, self._identity.run_id)
         groups = self._cache.finish()
         overheads = overhead_lines(
             load_replicas(self._directory),
@@ -177,10 +178,23 @@ class _Run:
             warnings=snapshot.warnings,
         )
 
+    def _answer_forsaken(self) -> None:
+        """Settle who follows a similar row, and answer those whose leader has no full answer."""
+        if ray.get(self._meter.snapshot.remote()).closed:
+            return
+        settle(self._directory, "similar", self._plan.prices, self._identity.run_id)
+        if forsaken := pending_blocks(self._directory):
+            self._stream(forsaken, similar=False)
+
     def _save(self, snapshot: Snapshot) -> None:
         save_replicas(self._directory, self._identity.attempt_id, snapshot.replicas)
 
-    def _stream(self, blocks: list[Block]) -> None:
+    def _stream(self, blocks: list[Block], similar: bool = True) -> None:
+        """Answer blocks.
+
+        Args:
+            similar: whether their rows may follow, or be served as, similar ones.
+        """
         config, output = self._config, (self._config.output.path, self._config.storage)
         intake = hosts.Intake(
             self._plan.dialect,
@@ -198,23 +212,23 @@ class _Run:
             self._cache.writer,
             config.input.columns.tenant,
         )
-        run_chain(blocks, intake, self._stages(blocks), commit)
+        run_chain(blocks, intake, self._stages(blocks, similar), commit)
 
-    def _stages(self, blocks: list[Block]) -> list[Stage]:
+    def _stages(self, blocks: list[Block], similar: bool) -> list[Stage]:
         config = self._config
         arguments = {
             "route": config.route,
-            "response_cache": self._cache.config if self._cache.is_exact else None,
+            "response_cache": None if similar and self._cache.is_semantic else self._cache.config,
             "storage": config.storage,
             "meter": self._meter,
         }
         router = Stage(hosts.RouterHost, arguments, replicas=config.routers)
         rows = max(block.num_rows for block in blocks)
         return [
-            *self._cache.stages_before_routing(),
+            *(self._cache.stages_before_routing() if similar else ()),
             router,
             *(self._engine_stage(tier, rows) for tier in config.tiers),
-            *self._cache.stages_after_answers(),
+            *(self._cache.stages_after_answers() if similar else ()),
         ]
 
     def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:

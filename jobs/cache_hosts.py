@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 
 from actors.audit import Audit, Auditor
+from actors.cache_store import OneWarning, survived
 from actors.embedder import Embedder
 from actors.in_flight import Arrival, Lead
 from actors.recall import recall_rows
@@ -19,7 +20,6 @@ from actors.semantic_recall import Rules, SemanticRecall
 from actors.verifier import Verifier
 from pipelines.agreement import AGREEMENT
 from pipelines.config import ResponseCacheConfig, Semantic, Storage
-from pipelines.embedders import embedder_revision
 from pipelines.gates import conflict
 from pipelines.wrong_hits import chosen_for_audit
 
@@ -33,6 +33,7 @@ class Similarity:
     """What recall by similarity needs to know of a run.
 
     Attributes:
+        revision: of the embedder.
         policy, keyed_by, defaults: as for `question_of`.
         bounds, in_flight: actors that host a `HitBounds` and an `InFlight`.
         lot: makes the choice of audits another in every run.
@@ -41,6 +42,7 @@ class Similarity:
     cache: ResponseCacheConfig
     storage: Storage
     semantic: Semantic
+    revision: str
     policy: bytes
     keyed_by: tuple[str, ...]
     defaults: Mapping[str, Any]
@@ -56,17 +58,13 @@ class RecallHost:
     """
 
     def __init__(self, similarity: Similarity, warn: Warn) -> None:
-        self._warn = warn
-        self._cache = ResponseCache(
-            similarity.cache, similarity.storage, warn, embedder_revision(similarity.semantic)
-        )
+        self._warn = OneWarning(warn)
+        self._cache = ResponseCache(similarity.cache, similarity.storage, warn, similarity.revision)
         self._refreshed = time.monotonic()
         self._lock = threading.Lock()
         self._semantic: SemanticRecall | None = None
-        try:
+        with survived(self._warn, "the embedder does not load, similar rows miss"):
             self._semantic = _semantic_recall(similarity, self._cache, warn)
-        except Exception as error:
-            warn(f"response cache: the embedder does not load, similar rows miss: {error}")
 
     def __call__(self, table: pa.Table) -> pa.Table:
         with self._lock:
@@ -74,11 +72,9 @@ class RecallHost:
             table = recall_rows(table, self._cache)
             if self._semantic is None:
                 return table
-            try:
+            with survived(self._warn, "recall by similarity failed, its rows miss"):
                 return self._semantic.recall(table)
-            except Exception as error:
-                self._warn(f"response cache: recall by similarity failed, a miss: {error}")
-                return table
+            return table
 
     def _refresh(self) -> None:
         if time.monotonic() - self._refreshed > _REFRESH_EVERY_S:
@@ -87,25 +83,43 @@ class RecallHost:
 
 
 class AuditHost:
-    """Compares the answers of audited rows with those that they would have been served."""
+    """Compares the answers of audited rows with those that they would have been served.
 
-    def __init__(self, similarity: Similarity) -> None:
-        bounds, in_flight = similarity.bounds, similarity.in_flight
+    Where that fails nothing bounds the hits of this run any more, so no more are served.
+    """
 
-        def report(audits: Sequence[Audit]) -> None:
-            ray.get(bounds.add.remote(audits))
-
-        def known(keys: Sequence[str]) -> Mapping[str, str]:
-            answers: Mapping[str, str] = ray.get(in_flight.answers.remote(keys))
-            return answers
-
-        def tell(answers: Mapping[str, str]) -> None:
-            in_flight.answered.remote(answers)
-
-        self._auditor = Auditor(_agreement(similarity.semantic), report, known, tell)
+    def __init__(self, similarity: Similarity, warn: Warn) -> None:
+        self._warn, self._bounds = OneWarning(warn), similarity.bounds
+        self._auditor: Auditor | None = None
+        with survived(self._failed, "audits cannot be made"):
+            self._auditor = _auditor(similarity)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return self._auditor.audit(table)
+        if self._auditor is None:
+            return table
+        with survived(self._failed, "audits failed"):
+            return self._auditor.audit(table)
+        return table
+
+    def _failed(self, kind: str, error: BaseException) -> None:
+        self._bounds.close_all.remote()
+        self._warn(f"{kind}, no similar answer is served any more", error)
+
+
+def _auditor(similarity: Similarity) -> Auditor:
+    bounds, in_flight = similarity.bounds, similarity.in_flight
+
+    def report(audits: Sequence[Audit]) -> None:
+        ray.get(bounds.add.remote(audits))
+
+    def known(keys: Sequence[str]) -> Mapping[str, str]:
+        answers: Mapping[str, str] = ray.get(in_flight.answers.remote(keys))
+        return answers
+
+    def tell(answers: Mapping[str, str]) -> None:
+        in_flight.answered.remote(answers)
+
+    return Auditor(_agreement(similarity.semantic), report, known, tell)
 
 
 def _semantic_recall(similarity: Similarity, cache: ResponseCache, warn: Warn) -> SemanticRecall:

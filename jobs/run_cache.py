@@ -61,9 +61,9 @@ class RunCache:
         return cache if cache and cache.enabled else None
 
     @property
-    def is_exact(self) -> bool:
-        """Whether the router's own exact recall is all there is."""
-        return self.config is not None and self._similarity is None
+    def is_semantic(self) -> bool:
+        """Whether a stage before the router recalls, exactly and by similarity."""
+        return self._similarity is not None
 
     def stages_before_routing(self) -> list[Stage]:
         """Recall by similarity, in a pool of its own: it embeds."""
@@ -85,7 +85,7 @@ class RunCache:
     def stages_after_answers(self) -> list[Stage]:
         if self._similarity is None:
             return []
-        return [Stage(AuditHost, {"similarity": self._similarity})]
+        return [Stage(AuditHost, {"similarity": self._similarity, "warn": self._warn})]
 
     def finish(self) -> list[dict[str, Any]]:
         """Keep this run's evidence and list what is to be answered again; safe to repeat.
@@ -140,6 +140,7 @@ class RunCache:
             cache,
             storage,
             semantic,
+            embedder_revision(semantic),
             plan.policy,
             plan.dialect.keyed_by,
             plan.dialect.defaults,

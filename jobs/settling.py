@@ -6,9 +6,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from pipelines.commit import Kind
 from pipelines.prices import PriceList
 from pipelines.settle import (
-    KINDS,
     Partitions,
     followed_keys,
     follower_partitions,
@@ -22,26 +22,25 @@ from pipelines.storage import Directory
 _PARTS_A_TASK = 32
 
 
-def settle(directory: Directory, prices: PriceList, run_id: str) -> None:
-    """Give every follower its leader's answer, or its leader's error."""
-    found = False
-    for kind in KINDS:
-        partitions = Partitions(directory, kind)
-        if not partitions.parts:
-            continue
-        found = True
-        if partitions.count == 1:
-            _settle_here(directory, partitions, prices, run_id)
-        else:
-            _settle_in_tasks(directory, partitions, prices, run_id)
-    if found:
-        forget_followers(directory)
+def settle(directory: Directory, kind: Kind, prices: PriceList, run_id: str) -> None:
+    """Give every follower of this kind its leader's answer, or its leader's error.
+
+    Those of kind `similar` whose leader has no complete answer are pending afterwards.
+    """
+    partitions = Partitions(directory, kind)
+    if not partitions.parts:
+        return
+    if partitions.count == 1:
+        _settle_here(directory, partitions, prices, run_id)
+    else:
+        _settle_in_tasks(directory, partitions, prices, run_id)
+    forget_followers(directory, kind)
 
 
 def _settle_here(
     directory: Directory, partitions: Partitions, prices: PriceList, run_id: str
 ) -> None:
-    followers = follower_partitions(directory, partitions.parts, partitions.kind, 1)
+    followers = follower_partitions(directory, partitions.parts, 1)
     followed = _numbers(*followers)
     leaders = leader_partitions(directory, directory.parts("rows"), followed, 1)
     settle_partition(directory, partitions.part(0), followers, leaders, prices, run_id)
@@ -55,10 +54,7 @@ def _settle_in_tasks(
     cut_followers = ray.remote(follower_partitions).options(num_returns=count)
     cut_leaders = ray.remote(leader_partitions).options(num_returns=count)
     numbers, settle_one = ray.remote(_numbers), ray.remote(_settle_one)
-    followers = [
-        cut_followers.remote(directory, p, partitions.kind, count)
-        for p in _groups(partitions.parts)
-    ]
+    followers = [cut_followers.remote(directory, p, count) for p in _groups(partitions.parts)]
     followed = ray.put(_union(ray.get([numbers.remote(*group) for group in followers])))
     parts = directory.parts("rows")
     leaders = [cut_leaders.remote(directory, p, followed, count) for p in _groups(parts)]

@@ -188,7 +188,8 @@ def _check_books(
     bill: dict[str, int],
 ) -> None:
     """Raises: RunFailure if a row or a nano-dollar is not where it should be."""
-    kept = sum(directory.num_rows(p) for f in (PENDING, FOLLOWERS) for p in directory.parts(f))
+    waiting = (PENDING, *FOLLOWERS.values())
+    kept = sum(directory.num_rows(p) for f in waiting for p in directory.parts(f))
     if pending != kept:
         raise RunFailure(
             f"{directory.url}: {pending} rows have no result and {kept} are kept for later; "

@@ -8,7 +8,7 @@ again adds nothing twice; what a killed start left without the mark is swept awa
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,11 @@ from pipelines.schema import BILL, ERRORS, nano_dollars, result_table, user_colu
 from pipelines.storage import Directory
 
 STATE = ".nightmill"
-FOLLOWERS = f"{STATE}/followers"
+Kind = Literal["similar", "equal"]
+FOLLOWERS: dict[Kind, str] = {"similar": f"{STATE}/similar", "equal": f"{STATE}/followers"}
+"""Rows that wait for another's answer, by what they share with it, in the order in which they are
+settled: a row may repeat one that itself follows a similar one.
+"""
 PENDING = f"{STATE}/pending"
 BILL_PARTS = f"{STATE}/bill"
 
@@ -51,18 +55,26 @@ def commit_block(directory: Directory, block: str, table: pa.Table) -> Counts:
     """Write one priced block.
 
     Followers and pending rows go to the run's own state: the first wait for their leader's
-    answer, the second for a bigger budget.
+    answer, the second to be taken up again.
     """
     following = pc.fill_null(pc.equal(table["source"], "duplicate"), False)
+    similar = pc.and_(following, pc.is_valid(table["cache_entry"]))
     pending = pc.fill_null(pc.equal(table["status"], "pending"), False)
     done = table.filter(pc.invert(pc.or_(following, pending)))
     followers, left = table.filter(following), table.filter(pending)
-    _replace(directory, part(FOLLOWERS, block), followers)
-    _replace(directory, part(PENDING, block), left)
+    equal = pc.and_(following, pc.invert(similar))
+    _replace(directory, part(FOLLOWERS["similar"], block), table.filter(similar))
+    _replace(directory, part(FOLLOWERS["equal"], block), table.filter(equal))
+    write_left(directory, block, left)
     write_done(directory, block, done)
     ok = int(pc.sum(pc.equal(done["status"], "ok")).as_py() or 0)
     cached = int(pc.sum(pc.match_substring(done["source"], "cache")).as_py() or 0)
     return Counts(done.num_rows, ok, done.num_rows - ok, followers.num_rows, left.num_rows, cached)
+
+
+def write_left(directory: Directory, name: str, left: pa.Table) -> None:
+    """Write rows that are to be taken up again; before those of the block that are done."""
+    _replace(directory, part(PENDING, name), left)
 
 
 def write_done(directory: Directory, name: str, done: pa.Table) -> None:
@@ -76,7 +88,7 @@ def write_done(directory: Directory, name: str, done: pa.Table) -> None:
 def sweep(directory: Directory) -> None:
     """Remove what a killed start left of blocks that it did not finish."""
     done = committed_blocks(directory)
-    for folder in ("errors", BILL_PARTS, FOLLOWERS, PENDING):
+    for folder in ("errors", BILL_PARTS, *FOLLOWERS.values(), PENDING):
         for path in directory.parts(folder):
             if block_of(path) not in done:
                 directory.remove(path)

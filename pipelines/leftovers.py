@@ -22,7 +22,7 @@ def is_leftover(block: Block) -> bool:
 
 
 def pending_blocks(directory: Directory) -> list[Block]:
-    """The rows that a budget left over."""
+    """The rows that a budget left over, and followers whose leader has no full answer."""
     forget_taken_up(directory)
     return [
         _block(directory, f"{block_of(path)}.more", path, _PENDING)

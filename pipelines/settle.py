@@ -3,14 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.commit import BILL_PARTS, FOLLOWERS, STATE, write_done
+from pipelines.commit import BILL_PARTS, FOLLOWERS, STATE, Kind, write_done, write_left
 from pipelines.keys import canonical_json, digest
 from pipelines.ledger import Committed, bill_table
 from pipelines.prices import PriceList
@@ -26,15 +26,9 @@ _ANSWER = (
 _HIT = ("similarity", "cache_entry", "cache_rule", "cache_group")
 """What an answer has besides if it came out of the response cache."""
 _BILL_DRAFT = f"{STATE}/bill.draft"
-_SETTLED = f"{STATE}/settled"
+_SETTLED: dict[Kind, str] = {kind: f"{STATE}/settled-{kind}" for kind in FOLLOWERS}
 _FOLLOWERS_AT_ONCE = 100_000
 """Bounds the memory of settling one partition."""
-
-
-Kind = Literal["similar", "equal"]
-KINDS: tuple[Kind, ...] = ("similar", "equal")
-"""Followers by what they share with their leader, in the order in which they are settled: a row
-may repeat one that itself follows a similar one."""
 
 
 class Partitions:
@@ -47,7 +41,7 @@ class Partitions:
 
     def __init__(self, directory: Directory, kind: Kind) -> None:
         self.kind = kind
-        self.parts = _parts_with(directory, kind)
+        self.parts = directory.parts(FOLLOWERS[kind])
         rows = sum(directory.num_rows(path) for path in self.parts)
         self.count = max(-(-rows // _FOLLOWERS_AT_ONCE), 1)
         self._name = digest(canonical_json([self.parts, rows])).hex()[:12]
@@ -57,12 +51,9 @@ class Partitions:
         return f"settled-{self._name}-{self.kind}-{partition}"
 
 
-def follower_partitions(
-    directory: Directory, paths: list[str], kind: Kind, count: int
-) -> list[pa.Table]:
+def follower_partitions(directory: Directory, paths: list[str], count: int) -> list[pa.Table]:
     """The followers of these parts by partition of the key that they follow."""
     table = pa.concat_tables([directory.read_table(path) for path in paths])
-    table = table.filter(_is_kind(table["cache_entry"], kind))
     return _partitioned(table, followed_keys(table), count)
 
 
@@ -100,25 +91,34 @@ def settle_partition(
     prices: PriceList,
     run_id: str,
 ) -> None:
-    """Write the followers of one partition with their leader's answer, or its error."""
+    """Write the followers of one partition with their leader's answer.
+
+    One that repeats a failed row gets its error. One that is only similar to a row without a
+    complete answer might fare better: it is left to be answered itself.
+    """
     waiting = pa.concat_tables(followers)
-    if waiting.num_rows:
-        # A key that failed and was answered later has two leaders; the answer counts.
-        answers = pa.concat_tables(leaders).sort_by([("status", "descending")])
-        write_done(directory, name, price_rows(_answered(waiting, answers), prices, run_id))
+    if not waiting.num_rows:
+        return
+    # A key that failed and was answered later has two leaders; the answer counts.
+    answers = pa.concat_tables(leaders).sort_by([("status", "descending")])
+    alone = _without_answer(waiting, answers)
+    write_left(directory, name, waiting.filter(alone))
+    waiting = waiting.filter(pc.invert(alone))
+    write_done(directory, name, price_rows(_answered(waiting, answers), prices, run_id))
 
 
-def forget_followers(directory: Directory) -> None:
+def forget_followers(directory: Directory, kind: Kind) -> None:
     """To be called when every partition is settled; the mark goes before the parts."""
-    directory.write(_SETTLED, b"")
+    directory.write(_SETTLED[kind], b"")
     drop_settled(directory)
 
 
 def drop_settled(directory: Directory) -> None:
     """Finish a `forget_followers` that a kill interrupted."""
-    if directory.exists(_SETTLED):
-        directory.remove(FOLLOWERS)
-        directory.remove(_SETTLED)
+    for kind, mark in _SETTLED.items():
+        if directory.exists(mark):
+            directory.remove(FOLLOWERS[kind])
+            directory.remove(mark)
 
 
 def key_numbers(keys: pa.ChunkedArray) -> np.ndarray:
@@ -200,16 +200,14 @@ def count_rows(directory: Directory) -> dict[str, Any]:
     }
 
 
-def _parts_with(directory: Directory, kind: Kind) -> list[str]:
-    return [
-        path
-        for path in directory.parts(FOLLOWERS)
-        if _count(_is_kind(directory.read_table(path, ["cache_entry"])["cache_entry"], kind))
-    ]
-
-
-def _is_kind(cache_entry: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
-    return pc.is_valid(cache_entry) if kind == "similar" else pc.is_null(cache_entry)
+def _without_answer(followers: pa.Table, leaders: pa.Table) -> pa.ChunkedArray:
+    """Those that follow a similar row without an answer, or with one that was cut short."""
+    complete = pc.and_(
+        pc.equal(leaders["status"], "ok"), pc.equal(leaders["finish_reason"], "stop")
+    )
+    keys = leaders.filter(complete)["request_key"].combine_chunks()
+    led = pc.is_in(followed_keys(followers), value_set=keys)
+    return pc.and_(pc.is_valid(followers["cache_entry"]), pc.invert(led))
 
 
 def _without_audits(leaders: pa.Table) -> pa.Table:

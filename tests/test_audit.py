@@ -2,9 +2,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
+import pytest
+import ray
 from blocks import block
 
 from actors.audit import Audit, Auditor
+from actors.hit_bounds import HitBounds
+from actors.in_flight import InFlight
+from jobs.cache_hosts import AuditHost, Similarity
+from pipelines.cache_ledger import Terms
+from pipelines.config import ResponseCacheConfig, Semantic, Storage
+from pipelines.gates import conflict
+from pipelines.wrong_hits import LEVELS, Evidence, Group
 
 A, B, C = "aa" * 16, "bb" * 16, "cc" * 16
 
@@ -77,3 +86,24 @@ def test_what_is_incomplete_or_was_served_is_not_compared() -> None:
     assert verdicts == [None] * 3
     assert run.audits == []
     assert run.told == {}
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_run_goes_on_without_audits_and_serves_nothing_similar_any_more() -> None:
+    terms = Terms(0.01, 0.95, LEVELS)
+    groups = {"g": Group(Evidence.none().count(0, 500, 0))}
+    bounds = ray.remote(HitBounds).remote(terms, groups)
+    in_flight = ray.remote(InFlight).remote(conflict, 0.98)
+    semantic = Semantic(embedder="none", agreement="exact")
+    cache = ResponseCacheConfig(path="none")
+    similarity = Similarity(cache, Storage(), semantic, "", b"", (), {}, bounds, in_flight, "run")
+    warnings: list[str] = []
+    host = AuditHost(similarity, warnings.append)
+    assert ray.get(bounds.thresholds.remote(["g"])) == {"g": 0.98}
+    ray.kill(in_flight)
+    rows = block("0", [answered(A, "4", **candidate(C))])
+    for _ in range(2):
+        assert host(rows) is rows
+    assert ray.get(bounds.thresholds.remote(["g"])) == {"g": None}
+    assert len(warnings) == 1
+    assert "no similar answer is served any more" in warnings[0]

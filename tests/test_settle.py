@@ -27,7 +27,7 @@ from pipelines.pricing import price_rows
 from pipelines.schema import BEYOND_TEXT, nano_dollars
 from pipelines.storage import Directory
 
-A, B = "aa" * 16, "bb" * 16
+A, B, C = "aa" * 16, "bb" * 16, "cc" * 16
 DIALECT = Dialect(Columns(), "jsonl", False, ("only",), {}, ())
 
 
@@ -48,6 +48,7 @@ def answered(key: str, row: str, **more: Any) -> dict[str, Any]:
         "status": "ok",
         "source": "generated",
         "response": f"answer to {key[:2]}",
+        "finish_reason": "stop",
         "tier": "only",
         "prompt_tokens": 10,
         "cached_prompt_tokens": 0,
@@ -67,7 +68,8 @@ def committed(directory: Directory, prices: PriceList, name: str, *rows: dict[st
 
 
 def settled(directory: Directory, prices: PriceList) -> list[dict[str, Any]]:
-    settling.settle(directory, prices, "run")
+    for kind in FOLLOWERS:
+        settling.settle(directory, kind, prices, "run")
     rows = [r for part in directory.parts("rows") for r in directory.read_table(part).to_pylist()]
     return sorted(rows, key=lambda row: row["row_id"])
 
@@ -120,8 +122,8 @@ def test_settling_again_after_a_kill_adds_nothing(
 ) -> None:
     committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"))
     with monkeypatch.context() as patched:
-        patched.setattr(settling, "forget_followers", lambda _: None)
-        settling.settle(directory, prices, "run")
+        patched.setattr(settling, "forget_followers", lambda *_: None)
+        settling.settle(directory, "equal", prices, "run")
     assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1"]
 
 
@@ -132,8 +134,8 @@ def test_a_kill_while_followers_are_forgotten_doubles_none(
     committed(directory, prices, "1", answered(B, "r2"), follower(B, "r3"))
     with monkeypatch.context() as patched:
         patched.setattr(settle, "drop_settled", lambda _: None)
-        settling.settle(directory, prices, "run")
-    directory.remove(directory.parts(FOLLOWERS)[0])
+        settling.settle(directory, "equal", prices, "run")
+    directory.remove(directory.parts(FOLLOWERS["equal"])[0])
     settle.drop_settled(directory)
     assert [row["row_id"] for row in settled(directory, prices)] == ["r0", "r1", "r2", "r3"]
 
@@ -152,15 +154,16 @@ def test_partitions_in_tasks_settle_what_one_does_here(
     assert all(row["response"] for row in rows)
 
 
-@pytest.mark.parametrize("left", ["followers", "pending", "bill", "errors"])
+@pytest.mark.parametrize("left", ["similar", "equal", "pending", "bill", "errors"])
 def test_what_a_kill_left_of_an_unfinished_block_is_swept_away(
     directory: Directory, prices: PriceList, left: str
 ) -> None:
     """Killed after any side file and before the part in `rows/`, the block was never there."""
     pending = {**answered(A, "r2"), "status": "pending", "source": None}
     failed = answered(A, "r3", status="error", source=None, response=None, error_kind="engine")
-    committed(directory, prices, "0", answered(A, "r0"), follower(A, "r1"), pending, failed)
-    keep = {"followers": FOLLOWERS, "pending": PENDING, "bill": BILL_PARTS, "errors": "errors"}
+    waiting = [follower(A, "r1"), similar(C, "r4", A)]
+    committed(directory, prices, "0", answered(A, "r0"), *waiting, pending, failed)
+    keep = {**FOLLOWERS, "pending": PENDING, "bill": BILL_PARTS, "errors": "errors"}
     for folder in ("rows", *keep.values()):
         if folder != keep[left]:
             directory.remove(folder)
@@ -175,7 +178,7 @@ def test_a_block_committed_again_differently_leaves_nothing_of_the_first(
 ) -> None:
     committed(directory, prices, "0", follower(A, "r0"), answered(B, "r1"))
     committed(directory, prices, "0", answered(A, "r0"), answered(B, "r1"))
-    assert directory.parts(FOLLOWERS) == []
+    assert directory.parts(FOLLOWERS["equal"]) == []
     assert len(settled(directory, prices)) == 2
 
 
@@ -242,6 +245,33 @@ def test_a_row_that_follows_a_similar_one_is_a_semantic_hit_and_so_are_its_repea
         (A, 0.75), (A, 0.75), (None, None), (None, None),
     ]  # fmt: skip
     assert [row["cost_usd"] > 0 for row in rows] == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    "leader",
+    [
+        {"status": "error", "response": None, "source": None, "error_kind": "engine"},
+        {"finish_reason": "length"},
+        None,
+    ],
+)
+def test_who_is_only_similar_to_a_row_without_a_full_answer_is_answered_itself(
+    directory: Directory, prices: PriceList, leader: dict[str, Any] | None
+) -> None:
+    committed(directory, prices, "0", similar(B, "r1", A), similar(C, "r2", A), follower(B, "r3"))
+    if leader is not None:
+        committed(directory, prices, "1", answered(A, "r0", **leader))
+    settling.settle(directory, "similar", prices, "run")
+    (again,) = pending_blocks(directory)
+    left = read_leftover(again, directory, DIALECT, b"")
+    assert left["row_id"].to_pylist() == ["r1", "r2"]
+    assert left["cache_entry"].null_count == left["source"].null_count == 2
+    committed(directory, prices, again.name, answered(B, "r1"), answered(C, "r2"))
+    rows = settled(directory, prices)[-3:]
+    assert [(row["row_id"], row["source"]) for row in rows] == [
+        ("r1", "generated"), ("r2", "generated"), ("r3", "duplicate"),
+    ]  # fmt: skip
+    assert pending_blocks(directory) == []
 
 
 def test_repeats_of_an_audited_row_get_its_own_answer_and_are_no_hits(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -94,14 +95,15 @@ def make_rows(seed: int) -> list[Row]:
     return [{"id": f"q{number:04d}", **row} for number, row in enumerate(rows, 1)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "prompts.jsonl")
+def command(doc: str | None, name: str, make: Callable[[int], list[Row]]) -> None:
+    """The command line of a script that writes a file of rows from a seed."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / name)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    lines = [json.dumps(row) + "\n" for row in make_rows(arguments.seed)]
+    lines = [json.dumps(row) + "\n" for row in make(arguments.seed)]
     arguments.out.write_text("".join(lines), encoding="ascii")
 
 
 if __name__ == "__main__":
-    main()
+    command(__doc__, "prompts.jsonl", make_rows)

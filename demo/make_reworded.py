@@ -8,15 +8,11 @@ in lower case or without its last mark, and comes a little later, as in real tra
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
-from typing import Any
 
 from demo.evaluate import questions_of
-from demo.make_prompts import MAX_TOKENS
+from demo.make_prompts import MAX_TOKENS, Row, command
 from demo.tasks import BY_NAME, Example
 
 TEAMS = {"lookup": ("email", "first", "last", "largest"), "counting": ("count",)}
@@ -42,9 +38,9 @@ def reworded(rng: Random, text: str) -> str:
     return rng.choice(forms)(text)
 
 
-def make_rows(seed: int) -> list[dict[str, Any]]:
+def make_rows(seed: int) -> list[Row]:
     rng = Random(f"reworded {seed}")
-    asked: list[tuple[float, dict[str, Any]]] = []
+    asked: list[tuple[float, Row]] = []
     for team, families in TEAMS.items():
         questions = _questions(rng, families, QUESTIONS[team])
         for place, example in enumerate(questions):
@@ -64,19 +60,10 @@ def _questions(rng: Random, families: tuple[str, ...], count: int) -> list[Examp
     return found
 
 
-def _row(team: str, example: Example, prompt: str) -> dict[str, Any]:
+def _row(team: str, example: Example, prompt: str) -> Row:
     about = {"family": example.family, "label": example.label, "max_tokens": MAX_TOKENS}
     return {"prompt": prompt, "team": team, **about}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "reworded.jsonl")
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    lines = [json.dumps(row) + "\n" for row in make_rows(arguments.seed)]
-    arguments.out.write_text("".join(lines), encoding="ascii")
-
-
 if __name__ == "__main__":
-    main()
+    command(__doc__, "reworded.jsonl", make_rows)

@@ -1,6 +1,9 @@
 """What every engine is: something that answers one request at a time, many at once."""
 
 import asyncio
+import json
+import math
+import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -96,7 +99,7 @@ class ScriptedEngine:
         self.admission.open(self._config.max_num_seqs)
 
     def refuse(self, request: Request) -> RowProblem | None:
-        if asked := other_forms(request.sampling):
+        if not self._config.replies and (asked := other_forms(request.sampling)):
             return RowProblem("unsupported", f"{asked[0]}: the scripted engine answers plain text")
         return None
 
@@ -118,14 +121,22 @@ class ScriptedEngine:
         text = request.last_user_text
         if self._config.fail_every and zlib.crc32(text.encode()) % self._config.fail_every == 0:
             return Answer(problem=RowProblem("engine", "scripted failure"))
-        words = text.upper().split(" ")
+        reply = next((r for r in self._config.replies if re.search(r.regex, text)), None)
+        if reply is not None and reply.fails:
+            return Answer(problem=RowProblem(reply.fails, "scripted failure"))
+        words = (reply.response if reply else text.upper()).split(" ")
         limit = request.sampling.get("max_tokens", len(words))
         usage = Usage(
             prompt_tokens=sum(len(str(m.get("content")).split()) for m in request.messages),
             completion_tokens=min(limit, len(words)),
         )
         reason = "length" if limit < len(words) else "stop"
-        return Answer(" ".join(words[:limit]), reason, usage)
+        logprobs = None
+        if request.sampling.get("logprobs"):
+            logprob = math.log(reply.confidence) if reply else 0.0
+            tokens = [{"token": word, "logprob": logprob} for word in words[:limit]]
+            logprobs = json.dumps({"content": tokens})
+        return Answer(" ".join(words[:limit]), reason, usage, token_logprobs=logprobs)
 
     def speculation_report(self) -> dict[str, Any]:
         return {}

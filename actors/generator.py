@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Mapping
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -81,7 +82,8 @@ class Generator:
         at = rows_for_tier(table, self.tier.name)
         if not at:
             return table
-        requests = [Request.from_json(t) for t in table["_request"].take(at).to_pylist()]
+        rows = table.select(["_request", "_asked", "_work"]).take(at).to_pylist()
+        requests = [Request.from_json(row["_asked"] or row["_request"]) for row in rows]
         refusals = [self._engine.refuse(request) for request in requests]
         # Rows wait at the engine's door while it loads, where other replicas may take them.
         pairs = zip(requests, refusals, strict=True)
@@ -92,7 +94,11 @@ class Generator:
         self._meter.settle(self._name, 0, self._unsettled_nusd)
         self._unsettled_nusd = 0
         self.report()
-        return patch(table, at, self._columns(answers))
+        work = [
+            (row["_work"] or []) + ([self._work(answer)] if answer else [])
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        return patch(table, at, {**self._columns(answers), "_work": work})
 
     async def _while_loading(self, answering: "asyncio.Future[Any]") -> None:
         try:
@@ -195,6 +201,12 @@ class Generator:
             "error_kind": [a.problem.kind if a.problem else None for a in done],
             "error": [a.problem.message if a.problem else None for a in done],
             **{name: [getattr(a, name) for a in done] for name in BEYOND_TEXT.names},
-            "_engine_ns": [a.engine_ns for a in done],
-            "_attempt_id": [self._attempt_id] * len(done),
+        }
+
+    def _work(self, answer: Answer) -> dict[str, Any]:
+        return {
+            "tier": self.tier.name,
+            **asdict(answer.usage),
+            "engine_ns": answer.engine_ns,
+            "attempt_id": self._attempt_id,
         }

@@ -2,8 +2,8 @@
 
 import pyarrow as pa
 
-from pipelines.config import Route
 from pipelines.requests import Request
+from pipelines.route_config import Route
 from pipelines.routing import Candidate, Decision, build_policy
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
@@ -35,5 +35,8 @@ class Router:
                 "route_score": [d.score for d in decisions],
                 "route_reason": [d.reason for d in decisions],
                 "escalations": [0] * len(at),
+                "_step": [d.step for d in decisions],
+                "_turn": [d.turn for d in decisions],
+                "_asked": [d.asked.to_json() if d.asked else None for d in decisions],
             },
         )

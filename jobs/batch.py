@@ -227,7 +227,7 @@ class _Run:
         return [
             *(self._cache.stages_before_routing() if similar else ()),
             router,
-            *(self._engine_stage(tier, rows) for tier in config.tiers),
+            *(self._engine_stage(tier, rows) for tier in config.engine_order),
             *(self._cache.stages_after_answers() if similar else ()),
         ]
 
@@ -243,6 +243,7 @@ class _Run:
             "exchange": self._start_exchange(tier),
             "plans": plans,
             "cpu_engines": cpu_engines(self._config.tiers),
+            "route": self._config.route,
         }
         return Stage(
             hosts.EngineHost,

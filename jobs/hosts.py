@@ -20,12 +20,14 @@ from actors.generator import Generator
 from actors.hardware import hardware
 from actors.meter import Grant
 from actors.recall import recall_rows
+from actors.referee import Referee
 from actors.response_cache import ResponseCache
 from actors.router import Router
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
+from pipelines.cascade import build_ladder
 from pipelines.commit import blocks_of, commit_block
-from pipelines.config import ResponseCacheConfig, Route, Storage
+from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
@@ -33,6 +35,7 @@ from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_o
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
+from pipelines.route_config import Route
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
 from pipelines.tuning import TuningPlan
@@ -183,6 +186,7 @@ class EngineHost:
         exchange: Any | None,
         plans: list[TuningPlan],
         cpu_engines: int,
+        route: Route,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
@@ -204,6 +208,7 @@ class EngineHost:
             metered=metered,
             plan=plan.key if plan else "",
         )
+        self._referee = Referee(tier, build_ladder(route))
         self._trader: Trader | None = None
         if exchange is not None:
             market = RemoteMarket(exchange)
@@ -222,9 +227,15 @@ class EngineHost:
 
     async def _generated(self, table: pa.Table) -> pa.Table:
         if self._trader is None or not rows_for_tier(table, self._generator.tier.name):
-            return await self._generator.generate(table)
+            return await self._answered(table)
         async with self._trader.in_hand():
-            return await self._generator.generate(table)
+            return await self._answered(table)
+
+    async def _answered(self, table: pa.Table) -> pa.Table:
+        """Turn after turn, as long as rows are this tier's: it may grade what it then answers."""
+        while at := rows_for_tier(table, self._generator.tier.name):
+            table = self._referee.rule(await self._generator.generate(table), at)
+        return table
 
 
 class Commit:

@@ -16,13 +16,14 @@ from jobs.cluster import connect
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
-from pipelines.config import Input, Rules, RunConfig
+from pipelines.config import Input, RunConfig
 from pipelines.embedders import embedder_source
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList, price_list
 from pipelines.reading import parquet_schema, read_rows
+from pipelines.route_config import Rules
 from pipelines.routing import build_policy
 from pipelines.scan import (
     Scan,

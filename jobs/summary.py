@@ -35,6 +35,8 @@ class Summary:
     by_source: dict[str, int]
     by_tier: dict[str, dict[str, Any]]
     by_error: dict[str, int]
+    escalated: int
+    fallbacks: int
     prompt_tokens: int
     cached_prompt_tokens: int
     completion_tokens: int
@@ -92,6 +94,8 @@ def summarize(
         by_source=totals["by_source"],
         by_tier={t: _tier(counts) for t, counts in totals["by_tier"].items()},
         by_error=totals["by_error"],
+        escalated=totals["escalated"],
+        fallbacks=totals["fallbacks"],
         prompt_tokens=totals["prompt_tokens"],
         cached_prompt_tokens=totals["cached_prompt_tokens"],
         completion_tokens=totals["completion_tokens"],
@@ -147,6 +151,11 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row(
             f"tier {tier}", f"{counts['rows']:,}", f"{detail}, {_usd(counts['cost_usd'])}"
         )
+    if summary.escalated:
+        share = _share(summary.escalated, summary.by_source.get("generated", 0))
+        table.add_row("escalated", f"{summary.escalated:,}", f"{share} of what was generated")
+    if summary.fallbacks:
+        table.add_row("fallbacks", f"{summary.fallbacks:,}", "answered while their tier was out")
     tokens = f"{summary.cached_prompt_tokens:,} of the prompt from the prefix cache"
     table.add_row("prompt tokens", f"{summary.prompt_tokens:,}", tokens)
     table.add_row("completion tokens", f"{summary.completion_tokens:,}", "")
@@ -204,10 +213,10 @@ def _check_books(
 
 def _tier(counts: dict[str, int]) -> dict[str, Any]:
     return {
-        "rows": counts["rows"],
-        "prompt_tokens": counts["prompt_tokens"],
-        "completion_tokens": counts["completion_tokens"],
-        "cost_usd": counts["cost_nusd"] / NUSD,
+        "rows": counts.get("rows", 0),
+        "prompt_tokens": counts.get("prompt_tokens", 0),
+        "completion_tokens": counts.get("completion_tokens", 0),
+        "cost_usd": counts.get("cost_nusd", 0) / NUSD,
     }
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
+from pipelines.code_fence import unfenced
+
 _UNFOLDED = re.compile("([\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u209f\u2150-\u215f]+)")
 """Superscripts, subscripts and fractions: NFKC would make 10\u00b2 the same as 102."""
 _INSIDE_NUMBER = r"(?<=\d)[.,:/*\u2010-\u2015-](?=\d)|(?<![\w])[.-](?=\d)"
@@ -149,13 +151,7 @@ def equal_json(a: str, b: str) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    return json.loads(_unfenced(text), parse_float=Decimal, object_pairs_hook=_once_each)
-
-
-def _unfenced(text: str) -> str:
-    first, newline, rest = text.strip().partition("\n")
-    fenced = first.rstrip().casefold() in ("```", "```json") and newline and rest.endswith("```")
-    return rest[:-3] if fenced else text
+    return json.loads(unfenced(text), parse_float=Decimal, object_pairs_hook=_once_each)
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -33,12 +33,14 @@ def admissible(
     Only what an engine of this run generated from a deterministic request, and only plain
     text: an entry holds nothing else, and a hit must give all that the first answer gave. An
     answer cut at its token limit is one, because its key holds the limit; but its question is
-    not kept: a similar question might have been answered within it.
+    not kept: a similar question might have been answered within it. Nor what another tier than
+    the routed one answered while that was out: it is not what this policy promises.
 
     Args:
         tenant: the column that names it.
     """
     table = table.filter(pc.is_valid(table["response"]))
+    table = table.filter(pc.is_null(table["fallback_from"]))
     for name in BEYOND_TEXT.names:
         table = table.filter(pc.is_null(table[name]))
     wanted = [*_ADMITTED, *([tenant] if tenant in table.column_names else [])]

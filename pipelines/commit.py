@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.schema import BILL, ERRORS, nano_dollars, result_table, user_columns
+from pipelines.schema import BILL, ERRORS, result_table, user_columns
 from pipelines.storage import Directory
 
 STATE = ".nightmill"
@@ -25,6 +25,9 @@ settled: a row may repeat one that itself follows a similar one.
 """
 PENDING = f"{STATE}/pending"
 BILL_PARTS = f"{STATE}/bill"
+_NO_WORK = {
+    "prompt_tokens": 0, "completion_tokens": 0, "engine_ns": 0, "attempt_id": None, "cost_nusd": 0,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -130,24 +133,26 @@ def _as_json(row: pa.Table) -> str:
 
 
 def _bill_lines(done: pa.Table) -> pa.Table:
-    tokens = pc.add(
-        pc.fill_null(done["prompt_tokens"], 0), pc.fill_null(done["completion_tokens"], 0)
-    )
-    generated = pc.is_valid(done["_engine_ns"])
-    ns = pc.fill_null(done["_engine_ns"], 0)
-    return pa.table(
-        {
-            "kind": ["row"] * done.num_rows,
-            "row_id": done["row_id"],
-            "tier": done["tier"],
-            "seconds": pc.divide(ns.cast(pa.float64()), 1e9),
-            # Tokens of rows that nobody generated were paid for elsewhere.
-            "tokens": pc.if_else(generated, tokens, 0),
-            "cost_nusd": nano_dollars(done["cost_usd"]),
-            "attempt_id": done["_attempt_id"],
-            "engine_ns": ns,
-        },
-    ).cast(BILL)
+    """One line for each tier that worked on a row; one of nothing for a row without any."""
+    lines = []
+    for row in done.select(["row_id", "tier", "_work"]).to_pylist():
+        lines += [_bill_line(row["row_id"], work) for work in row["_work"] or ()] or [
+            _bill_line(row["row_id"], {**_NO_WORK, "tier": row["tier"]})
+        ]
+    return pa.Table.from_pylist(lines, schema=BILL)
+
+
+def _bill_line(row_id: str, work: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "kind": "row",
+        "row_id": row_id,
+        "tier": work["tier"],
+        "seconds": work["engine_ns"] / 1e9,
+        "tokens": work["prompt_tokens"] + work["completion_tokens"],
+        "cost_nusd": work["cost_nusd"],
+        "attempt_id": work["attempt_id"],
+        "engine_ns": work["engine_ns"],
+    }
 
 
 def blocks_of(table: pa.Table) -> Sequence[tuple[str, pa.Table]]:

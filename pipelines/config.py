@@ -1,7 +1,7 @@
 """The configuration of a run, strictly typed: what may be said, and what it means if unsaid."""
 
 from collections.abc import Iterable
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import (
     Field,
@@ -12,8 +12,10 @@ from pydantic import (
 )
 
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
+from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
 from pipelines.tier import Replicas, Tier
+from pipelines.tier_order import in_order
 
 InputFormat = Literal["auto", "parquet", "jsonl", "csv", "openai_batch"]
 
@@ -74,36 +76,6 @@ class Output(Section):
     openai_batch: bool = Field(
         False, description="also write OpenAI-batch output and error files for OpenAI-batch input"
     )
-
-
-class Match(Section):
-    """Conditions on one row; those given must all hold."""
-
-    max_prompt_chars: PositiveInt | None = None
-    min_prompt_chars: PositiveInt | None = None
-    regex: str | None = Field(None, description="searched in the last user message")
-    columns: dict[str, list[str]] = Field(
-        default_factory=dict, description="user's column -> accepted values, compared as text"
-    )
-
-
-class Rule(Section):
-    when: Match
-    tier: str
-
-
-class Fixed(Section):
-    policy: Literal["fixed"]
-    tier: str
-
-
-class Rules(Section):
-    policy: Literal["rules"]
-    rules: list[Rule]
-    otherwise: str = Field(description="the tier of rows that no rule matches")
-
-
-Route = Annotated[Fixed | Rules, Field(discriminator="policy")]
 
 
 class Semantic(Section):
@@ -191,17 +163,21 @@ class RunConfig(Section):
         for key, wanted in self._tier_references():
             if wanted not in names:
                 raise ValueError(f"{key}: no tier {wanted!r}; tiers are {names}")
+        in_order(self.tiers, self.route)
         return self
 
     def _tier_references(self) -> Iterable[tuple[str, str]]:
-        if isinstance(self.route, Fixed):
-            yield "route.tier", self.route.tier
-        else:
-            yield "route.otherwise", self.route.otherwise
-            for i, rule in enumerate(self.route.rules):
-                yield f"route.rules.{i}.tier", rule.tier
+        yield from tiers_named(self.route)
+        for tier in self.tiers:
+            if tier.fallback is not None:
+                yield f"tiers.{tier.name}.fallback", tier.fallback
         if self.baseline is not None:
             yield "baseline", self.baseline
+
+    @property
+    def engine_order(self) -> list[Tier]:
+        """The tiers as rows meet them: who may get a row from another comes after it."""
+        return in_order(self.tiers, self.route)
 
     def tier(self, name: str) -> Tier:
         return next(tier for tier in self.tiers if tier.name == name)

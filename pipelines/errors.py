@@ -12,6 +12,8 @@ ErrorKind = Literal[
     "parser",
     "engine",
     "lost_leader",
+    # The tier could not be reached; a fallback tier may answer.
+    "unavailable",
 ]
 
 

@@ -5,18 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipelines.config import Fixed, Match, Route
+from pipelines.cascade import Ladder, build_ladder
 from pipelines.errors import UsageProblem
 from pipelines.requests import Request, text_of
+from pipelines.route_config import Cascade, Fixed, Gatekeeper, Match, Route
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a row goes and why. `score` is the policy's own measure, if it has one."""
+    """Where a row goes and why.
+
+    Attributes:
+        score: the policy's own measure, if it has one.
+        step, turn, asked: where the row stands on its ladder, if it has one, and what is asked
+            of the tier in place of the row's own request.
+    """
 
     tier: str
     reason: str
     score: float | None = None
+    step: int | None = None
+    turn: str | None = None
+    asked: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,19 @@ class FixedPolicy:
         return [self._decision] * len(candidates)
 
 
+class LadderPolicy:
+    """Every row to the first step of its ladder."""
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, ladder: Ladder) -> None:
+        self._ladder = ladder
+
+    def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
+        first = [self._ladder.first(candidate.request) for candidate in candidates]
+        return [Decision(n.tier, n.reason, step=n.step, turn=n.turn, asked=n.asked) for n in first]
+
+
 class RulesPolicy:
     """The first rule that matches decides.
 
@@ -82,6 +105,10 @@ def build_policy(route: Route) -> Policy:
     """The policy that a configuration names."""
     if isinstance(route, Fixed):
         return FixedPolicy(route.tier)
+    if isinstance(route, Gatekeeper | Cascade):
+        ladder = build_ladder(route)
+        assert ladder is not None
+        return LadderPolicy(ladder)
     return RulesPolicy([(rule.when, rule.tier) for rule in route.rules], route.otherwise)
 
 

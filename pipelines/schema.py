@@ -60,10 +60,28 @@ RESULT = pa.schema(
         ("cache_rule", pa.string()),
         ("cache_group", pa.string()),
         ("cache_audit", pa.string()),
+        # The tier that should have answered and could not be reached.
+        ("fallback_from", pa.string()),
         *BEYOND_TEXT,
     ]
 )
 """The contract's columns of `rows/`; the user's own columns stand before them."""
+
+WORK = pa.struct(
+    [
+        ("tier", pa.string()),
+        ("prompt_tokens", pa.int64()),
+        ("cached_prompt_tokens", pa.int64()),
+        ("completion_tokens", pa.int64()),
+        # The row's share of the replica's time.
+        ("engine_ns", pa.int64()),
+        # Which start of the run it was.
+        ("attempt_id", pa.string()),
+        # Null until the row is priced.
+        ("cost_nusd", pa.int64()),
+    ]
+)
+"""What one tier did for a row: a line of the bill."""
 
 INTERNAL = pa.schema(
     [
@@ -75,16 +93,21 @@ INTERNAL = pa.schema(
         ("_shareable", pa.bool_()),
         # The row as it was read, as JSON, where the typed columns could not hold it.
         ("_raw", pa.string()),
-        # This row's share of its replica's time.
-        ("_engine_ns", pa.int64()),
+        # All that tiers did for this row: what it pays.
+        ("_work", pa.list_(WORK)),
+        # Where a row stands that several tiers work on: the step of its ladder, what is asked of
+        # the next tier (an answer, a grade, a check), the request that is put in place of its own,
+        # and the answer that waits for a verdict.
+        ("_step", pa.int32()),
+        ("_turn", pa.string()),
+        ("_asked", pa.string()),
+        ("_parked", pa.string()),
         # What the response cache finds an answer by: its context and its question's embedding,
         # in half precision.
         ("_scope", pa.binary()),
         ("_vector", pa.binary()),
         # The answer that a row would have been served, had it not been chosen for an audit.
         ("_cached", pa.string()),
-        # Which start of the run generated this row.
-        ("_attempt_id", pa.string()),
     ]
 )
 """Columns that stages hand to each other and that no result file shows."""

@@ -21,7 +21,7 @@ from pipelines.storage import Directory
 _ANSWER = (
     "status", "response", "finish_reason", "tier", "model", "route_score", "route_reason",
     "escalations", "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind",
-    "error", *BEYOND_TEXT.names,
+    "error", "fallback_from", *BEYOND_TEXT.names,
 )  # fmt: skip
 _HIT = ("similarity", "cache_entry", "cache_rule", "cache_group")
 """What an answer has besides if it came out of the response cache."""
@@ -172,7 +172,7 @@ def count_rows(directory: Directory) -> dict[str, Any]:
     by_tier: dict[str, Counter[str]] = defaultdict(Counter)
     wanted = [
         "status", "source", "tier", "error_kind", "prompt_tokens", "cached_prompt_tokens",
-        "completion_tokens", "cost_usd", "baseline_cost_usd", "attempts",
+        "completion_tokens", "cost_usd", "baseline_cost_usd", "escalations", "fallback_from",
     ]  # fmt: skip
     for table in _tables(directory, "rows", wanted):
         ok = pc.equal(table["status"], "ok")
@@ -189,9 +189,13 @@ def count_rows(directory: Directory) -> dict[str, Any]:
         for tier, rows in _value_counts(generated["tier"]).items():
             mine = generated.filter(pc.equal(generated["tier"], tier))
             by_tier[tier]["rows"] += rows
-            by_tier[tier]["cost_nusd"] += int(nano_dollars(mine["cost_usd"]).sum())
             for name in ("prompt_tokens", "completion_tokens"):
                 by_tier[tier][name] += pc.sum(mine[name]).as_py() or 0
+        totals["escalated"] += _count(pc.greater(generated["escalations"], 0))
+        totals["fallbacks"] += _count(pc.is_valid(generated["fallback_from"]))
+    # Tiers pay for what they did, also where the answer came from another.
+    for (_, tier), done in committed_time(directory).items():
+        by_tier[tier]["cost_nusd"] += done.cost_nusd
     return {
         **totals,
         "by_source": dict(by_source),

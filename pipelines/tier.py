@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from pipelines.errors import ErrorKind
 from pipelines.section import Section
 
 Placement = Literal["cloud", "private", "edge"]
@@ -67,12 +68,24 @@ class Provisioned(Section):
 Billing = Annotated[Serverless | Provisioned, Field(discriminator="kind")]
 
 
+class Reply(Section):
+    """What the scripted engine says to some prompts."""
+
+    regex: str = Field("", description="searched in the last user message")
+    response: str = ""
+    confidence: float = Field(1.0, gt=0, le=1, description="the probability of each token")
+    fails: ErrorKind | None = Field(None, description="end in this error instead")
+
+
 class Scripted(Section):
     """The deterministic engine that ships for tests and dry runs: it echoes, it never thinks."""
 
     kind: Literal["scripted"]
     model: str = "scripted"
     delay_s: NonNegativeFloat = 0.0
+    replies: list[Reply] = Field(
+        default_factory=list, description="the first that matches is said instead of the echo"
+    )
     fail_every: PositiveInt | None = Field(None, description="every n-th distinct prompt fails")
     max_num_seqs: PositiveInt = 4096
 
@@ -140,6 +153,9 @@ class Tier(Section):
     engine: Engine
     billing: Billing
     placement: Placement = "cloud"
+    fallback: str | None = Field(
+        None, description="the tier that answers rows while this one cannot be reached"
+    )
     replicas: PositiveInt | Replicas = 1
     num_cpus: NonNegativeFloat = Field(0.1, description="Ray CPUs that one replica reserves")
     num_gpus: NonNegativeFloat = Field(

@@ -2,9 +2,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import Fixed, Match, Rule, Rules
 from pipelines.errors import UsageProblem
 from pipelines.requests import Request
+from pipelines.route_config import Fixed, Match, Rule, Rules
 from pipelines.routing import Candidate, build_policy
 
 

@@ -53,8 +53,16 @@ def answered(key: str, row: str, **more: Any) -> dict[str, Any]:
         "prompt_tokens": 10,
         "cached_prompt_tokens": 0,
         "completion_tokens": 5,
-        "_engine_ns": 1000,
-        "_attempt_id": "run.0",
+        "_work": [
+            {
+                "tier": "only",
+                "prompt_tokens": 10,
+                "cached_prompt_tokens": 0,
+                "completion_tokens": 5,
+                "engine_ns": 1000,
+                "attempt_id": "run.0",
+            }
+        ],
         **more,
     }
 

@@ -1,0 +1,116 @@
+"""What follows an engine's turn: the row is answered, or another tier is to work on it."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines.cascade import ANSWER, Done, Given, Ladder, Next
+from pipelines.requests import Request
+from pipelines.schema import BEYOND_TEXT, patch
+from pipelines.tier import Tier
+
+_ANSWER = (
+    "status", "source", "response", "finish_reason", "model", "prompt_tokens",
+    "cached_prompt_tokens", "completion_tokens", "attempts", "ttft_s", "e2e_s", "draft_tokens",
+    "accepted_tokens", "error_kind", "error", *BEYOND_TEXT.names,
+)  # fmt: skip
+"""What an engine leaves on a row."""
+_PLACE = (
+    "tier", "route_score", "route_reason", "escalations", "fallback_from", "_step", "_turn",
+    "_asked", "_parked",
+)  # fmt: skip
+_CUT_SHORT = "length"
+
+Row = dict[str, Any]
+
+
+class Referee:
+    """Rules on the rows that one tier has just worked on.
+
+    Args:
+        ladder: of the run's route; None where the first answer is the last.
+    """
+
+    def __init__(self, tier: Tier, ladder: Ladder | None) -> None:
+        self._tier, self._ladder = tier, ladder
+
+    def rule(self, table: pa.Table, at: Sequence[int]) -> pa.Table:
+        """Send rows on, or let them keep what they have.
+
+        Args:
+            at: positions of the rows that the tier was given, ascending.
+        """
+        if self._ladder is None and self._tier.fallback is None:
+            return table
+        rows = table.select(["_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
+        changed = {
+            place: new for place, row in zip(at, rows, strict=True) if (new := self._of(row))
+        }
+        names = [*_ANSWER, *_PLACE]
+        values = {name: [row[name] for row in changed.values()] for name in names}
+        return patch(table, list(changed), values)
+
+    def _of(self, row: Row) -> Row | None:
+        """The row with all that changes; None if nothing does."""
+        if row["status"] == "pending":
+            return None
+        if row["error_kind"] == "unavailable" and self._tier.fallback is not None:
+            return {**row, **_NO_ANSWER, "tier": self._tier.fallback, "fallback_from": row["tier"]}
+        if self._ladder is None or row["_step"] is None:
+            return None
+        outcome = self._ladder.after(_given(row))
+        return _done(row, outcome) if isinstance(outcome, Done) else _next(row, outcome)
+
+
+_NO_ANSWER: Row = dict.fromkeys(_ANSWER)
+
+
+def _given(row: Row) -> Given:
+    parked = json.loads(row["_parked"]) if row["_parked"] else None
+    return Given(
+        step=row["_step"],
+        turn=row["_turn"],
+        request=Request.from_json(row["_request"]),
+        response=row["response"] if row["status"] == "ok" else None,
+        complete=row["finish_reason"] != _CUT_SHORT,
+        token_logprobs=(parked or row)["token_logprobs"],
+        parked=parked["response"] if parked else None,
+    )
+
+
+def _next(row: Row, following: Next) -> Row:
+    parked = row["_parked"] if following.parks else None
+    if following.parks and parked is None:
+        parked = json.dumps({name: row[name] for name in (*_ANSWER, "tier")})
+    return {
+        **row,
+        **_NO_ANSWER,
+        "tier": following.tier,
+        "route_score": row["route_score"] if following.score is None else following.score,
+        "route_reason": following.reason or row["route_reason"],
+        "escalations": row["escalations"] + following.escalates,
+        "_step": following.step,
+        "_turn": following.turn,
+        "_asked": following.asked.to_json() if following.asked else None,
+        "_parked": parked,
+    }
+
+
+def _done(row: Row, done: Done) -> Row:
+    answer = json.loads(row["_parked"]) if done.takes_parked else {}
+    row = {**row, **answer, "_turn": ANSWER, "_asked": None, "_parked": None}
+    if not Request.from_json(row["_request"]).sampling.get("logprobs"):
+        # They were asked for to judge the answer, not by the row.
+        row["token_logprobs"] = None
+        row["choices"] = None if row["choices"] is None else _without_logprobs(row["choices"])
+    if done.reason:
+        row["route_reason"] = done.reason
+    if done.score is not None:
+        row["route_score"] = done.score
+    return row
+
+
+def _without_logprobs(choices: str) -> str:
+    return json.dumps([{**choice, "logprobs": None} for choice in json.loads(choices)])

@@ -1,0 +1,172 @@
+"""What `route` may say in a configuration: how a row's tier is chosen, and which come after it."""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from pipelines.section import Section
+
+
+class Match(Section):
+    """Conditions on one row; those given must all hold."""
+
+    max_prompt_chars: PositiveInt | None = None
+    min_prompt_chars: PositiveInt | None = None
+    regex: str | None = Field(None, description="searched in the last user message")
+    columns: dict[str, list[str]] = Field(
+        default_factory=dict, description="user's column -> accepted values, compared as text"
+    )
+
+
+class Rule(Section):
+    when: Match
+    tier: str
+
+
+class Fixed(Section):
+    policy: Literal["fixed"]
+    tier: str
+
+
+class Rules(Section):
+    policy: Literal["rules"]
+    rules: list[Rule]
+    otherwise: str = Field(description="the tier of rows that no rule matches")
+
+
+class Gatekeeper(Section):
+    """A small model on a tier of its own reads every prompt and grades how hard it is."""
+
+    policy: Literal["gatekeeper"]
+    tier: str = Field(description="the tier that grades")
+    cheap: str = Field(description="the tier of prompts up to the threshold")
+    strong: str = Field(description="the tier of all others, and of those that got no grade")
+    threshold: int = Field(5, ge=1, le=10, description="grades go from 1, trivial, to 10")
+    guide: str = Field(
+        "Grade how hard this request is for a small language model, from 1 (trivial) to 10 "
+        "(only an expert could answer it well).",
+        description="what the grading model is told",
+    )
+
+
+class ByConfidence(Section):
+    """The probability that the model itself gave to its tokens."""
+
+    by: Literal["confidence"]
+    measure: Literal["mean", "min", "product"] = Field(
+        "mean", description="of the tokens' probabilities; mean is the geometric one"
+    )
+    at_least: float = Field(ge=0, le=1)
+
+
+class ByAgreement(Section):
+    """Another cheap model, unlike the first, gives the same answer."""
+
+    by: Literal["agreement"]
+    tier: str
+    compare: Literal["exact", "normalized", "numeric", "json"] = "normalized"
+
+
+class ByVerifier(Section):
+    """A tier that reads the request and the answer, and grades the answer."""
+
+    by: Literal["verifier"]
+    tier: str
+    at_least: int = Field(8, ge=1, le=10, description="grades go from 1, wrong, to 10, right")
+    guide: str = Field(
+        "Grade how right and complete the answer is, from 1 (wrong) to 10 (right and complete).",
+        description="what the verifying model is told",
+    )
+
+
+class ByRegex(Section):
+    by: Literal["regex"]
+    pattern: str = Field(description="searched in the answer")
+
+
+class ByJsonSchema(Section):
+    """The answer is JSON that fits; a code fence around it does not matter."""
+
+    by: Literal["json_schema"]
+    json_schema: dict[str, Any] = Field(description="a JSON Schema")
+
+
+class ByPython(Section):
+    """A function of yours: `check(prompt: str, response: str) -> bool`."""
+
+    by: Literal["python"]
+    entry_point: str = Field(
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="package.module:function"
+    )
+    version: str = Field(
+        "1", description="change it with the function, so that no older answer is served"
+    )
+
+
+Accept = Annotated[
+    ByConfidence | ByAgreement | ByVerifier | ByRegex | ByJsonSchema | ByPython,
+    Field(discriminator="by"),
+]
+
+
+class Step(Section):
+    """One tier of a cascade, and what its answer must pass to be taken."""
+
+    tier: str
+    accept: list[Accept] = Field(
+        min_length=1, description="all must hold; tried in this order, so name cheap ones first"
+    )
+
+
+class Cascade(Section):
+    """Answer cheap, accept or escalate. An answer of the last tier is taken as it is."""
+
+    policy: Literal["cascade"]
+    steps: list[Step] = Field(min_length=1)
+    otherwise: str = Field(description="the tier of rows whose answers no step accepted")
+
+
+Route = Annotated[Fixed | Rules | Gatekeeper | Cascade, Field(discriminator="policy")]
+
+
+def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
+    """(key, tier) of every tier that a route names."""
+    match route:
+        case Fixed():
+            yield "route.tier", route.tier
+        case Rules():
+            yield "route.otherwise", route.otherwise
+            for i, rule in enumerate(route.rules):
+                yield f"route.rules.{i}.tier", rule.tier
+        case Gatekeeper():
+            yield "route.tier", route.tier
+            yield "route.cheap", route.cheap
+            yield "route.strong", route.strong
+        case Cascade():
+            for i, step in enumerate(route.steps):
+                yield f"route.steps.{i}.tier", step.tier
+                for j, accept in enumerate(step.accept):
+                    if isinstance(accept, ByAgreement | ByVerifier):
+                        yield f"route.steps.{i}.accept.{j}.tier", accept.tier
+            yield "route.otherwise", route.otherwise
+
+
+def handovers(route: Route) -> Iterator[tuple[str, str]]:
+    """(before, after): pairs of tiers of which the second may get a row from the first."""
+    match route:
+        case Gatekeeper():
+            yield route.tier, route.cheap
+            yield route.tier, route.strong
+        case Cascade():
+            reached = [*(step.tier for step in route.steps), route.otherwise]
+            for step, after in zip(route.steps, reached[1:], strict=True):
+                visited = step.tier
+                yield visited, after
+                for accept in step.accept:
+                    if isinstance(accept, ByAgreement | ByVerifier):
+                        yield visited, accept.tier
+                        yield accept.tier, after
+                        visited = accept.tier
+        case _:
+            return

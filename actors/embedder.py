@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pipelines.config import Semantic
 from pipelines.embedders import embedder_source
+from pipelines.embedding_model import EmbeddingModel
 
 _BATCH = {"cpu": 32, "cuda": 256}
 """Texts at once. Larger batches have more padding, which only a GPU computes for nothing."""
@@ -15,7 +15,7 @@ _BATCH = {"cpu": 32, "cuda": 256}
 class Embedder:
     """Hosts one model. Texts of similar length are computed together."""
 
-    def __init__(self, config: Semantic) -> None:
+    def __init__(self, config: EmbeddingModel) -> None:
         # Importing them takes seconds.
         import torch
         from sentence_transformers import SentenceTransformer

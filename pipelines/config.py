@@ -5,12 +5,12 @@ from typing import Literal
 
 from pydantic import (
     Field,
-    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     model_validator,
 )
 
+from pipelines.embedding_model import EmbeddingModel
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
@@ -78,14 +78,9 @@ class Output(Section):
     )
 
 
-class Semantic(Section):
+class Semantic(EmbeddingModel):
     """Answers served to questions that are worded otherwise, within a stated rate of error."""
 
-    embedder: str = Field(
-        description="a sentence-transformers model: a folder, an installed package that carries "
-        "one, or a hub name"
-    )
-    revision: str | None = Field(None, description="the hub model's commit, 40 hex digits")
     similarity: float = Field(
         0.98, ge=0.5, le=1, description="where a candidate starts; below .98 needs calibration"
     )
@@ -107,7 +102,6 @@ class Semantic(Section):
     )
     verifier_threshold: float = Field(0.9, ge=0, le=1)
     replicas: PositiveInt | Replicas = Field(1, description="embedding actors")
-    num_gpus: NonNegativeFloat = Field(0.0, description="of each embedding actor")
 
 
 class ResponseCacheConfig(Section):

@@ -4,7 +4,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from pipelines.config import Semantic
+from pipelines.embedding_model import EmbeddingModel
 from pipelines.errors import UsageProblem
 from pipelines.keys import canonical_json, digest, folder_digests
 
@@ -13,8 +13,11 @@ _MARK = "modules.json"
 """Every folder that sentence-transformers saves a model to has one."""
 
 
-def embedder_source(config: Semantic) -> str:
+def embedder_source(config: EmbeddingModel, key: str = "response_cache.semantic") -> str:
     """What to load: a local folder, or the name of a hub model.
+
+    Args:
+        key: where the configuration names it.
 
     Raises:
         UsageProblem: there is no such folder or package, or a hub model without its commit.
@@ -26,16 +29,16 @@ def embedder_source(config: Semantic) -> str:
         if re.fullmatch(r"[0-9a-f]{40}", config.revision or ""):
             return config.embedder
         raise UsageProblem(
-            f"response_cache.semantic.revision: pin {config.embedder} to a commit of the hub, 40 "
+            f"{key}.revision: pin {config.embedder} to a commit of the hub, 40 "
             "hex digits; vectors of two models cannot be compared"
         )
     raise UsageProblem(
-        f"response_cache.semantic.embedder: {config.embedder}: no folder or installed package "
+        f"{key}.embedder: {config.embedder}: no folder or installed package "
         f"with a sentence-transformers model ({_MARK}); correct the path, or install the package"
     )
 
 
-def embedder_revision(config: Semantic) -> str:
+def embedder_revision(config: EmbeddingModel) -> str:
     """A name that changes with the model: 12 hexadecimal digits."""
     source = embedder_source(config)
     # A folder counts by what it holds, wherever it lies.

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from pipelines.embedding_model import EmbeddingModel
 from pipelines.section import Section
 
 
@@ -127,7 +128,65 @@ class Cascade(Section):
     otherwise: str = Field(description="the tier of rows whose answers no step accepted")
 
 
-Route = Annotated[Fixed | Rules | Gatekeeper | Cascade, Field(discriminator="policy")]
+class Floor(Section):
+    """The contract: how much quality may be lost against the strong tier, and how surely."""
+
+    loss_points: float = Field(
+        1.0, gt=0, le=100, description="hundredths of mean quality, which goes from 0 to 1"
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1)
+
+
+class ByLabels(Section):
+    """An answer is right if it agrees with a column of the input."""
+
+    by: Literal["labels"]
+    column: str
+    compare: Literal["exact", "normalized", "numeric", "json"] = "normalized"
+
+
+class ByStrong(Section):
+    """The strong tier's answer is the measure; the cheap one's is right if it agrees with it."""
+
+    by: Literal["strong"]
+    compare: Literal["exact", "normalized", "numeric", "json"] = "normalized"
+
+
+class Learned(Section):
+    """The cheap tier where a model, fitted to a sample of the input, sees no loss."""
+
+    cheap: str
+    strong: str
+    floor: Floor = Floor()
+    quality: Annotated[ByLabels | ByStrong, Field(discriminator="by")]
+    embedding: EmbeddingModel
+    unfamiliar: float = Field(
+        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
+        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
+    )  # fmt: skip
+    sample_rows: int = Field(
+        1000, ge=100, description="of the input that are answered by both tiers"
+    )
+    seed: int = 0
+    plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
+
+
+class DomainMean(Learned):
+    """By the mean gain of the nearest domain: the baseline of all learned routing."""
+
+    policy: Literal["domain_mean"]
+
+
+class Classifier(Learned):
+    """By the gain that a classifier expects of a prompt's embedding and its looks."""
+
+    policy: Literal["classifier"]
+    model: Literal["auto", "logistic", "knn", "boosting", "forest", "forest_logistic"] = "auto"
+
+
+Route = Annotated[
+    Fixed | Rules | DomainMean | Classifier | Gatekeeper | Cascade, Field(discriminator="policy")
+]
 
 
 def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
@@ -139,6 +198,9 @@ def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
             yield "route.otherwise", route.otherwise
             for i, rule in enumerate(route.rules):
                 yield f"route.rules.{i}.tier", rule.tier
+        case Learned():
+            yield "route.cheap", route.cheap
+            yield "route.strong", route.strong
         case Gatekeeper():
             yield "route.tier", route.tier
             yield "route.cheap", route.cheap

@@ -4,16 +4,20 @@ import pyarrow as pa
 
 from pipelines.requests import Request
 from pipelines.route_config import Route
-from pipelines.routing import Candidate, Decision, build_policy
+from pipelines.routing import Candidate, Decision, Policy, build_policy
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
 
 
 class Router:
-    """Decides the tier of every row that nobody has answered."""
+    """Decides the tier of every row that nobody has answered.
 
-    def __init__(self, route: Route) -> None:
-        self._policy = build_policy(route)
+    Args:
+        learned: the policy of a route that is learned.
+    """
+
+    def __init__(self, route: Route, learned: Policy | None = None) -> None:
+        self._policy = build_policy(route, learned)
 
     def route(self, table: pa.Table) -> pa.Table:
         at = undecided_rows(table)

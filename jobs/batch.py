@@ -38,6 +38,7 @@ from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
+from pipelines.route_config import Learned
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
 from pipelines.tier import Tier
@@ -221,8 +222,12 @@ class _Run:
             "response_cache": None if similar and self._cache.is_semantic else self._cache.config,
             "storage": config.storage,
             "meter": self._meter,
+            "plan": self._plan.route_plan,
+            "keyed_by": self._plan.dialect.keyed_by,
         }
-        router = Stage(hosts.RouterHost, arguments, replicas=config.routers)
+        gpus = config.route.embedding.num_gpus if isinstance(config.route, Learned) else 0
+        options = {"num_cpus": 0, "num_gpus": gpus or None}
+        router = Stage(hosts.RouterHost, arguments, replicas=config.routers, options=options)
         rows = max(block.num_rows for block in blocks)
         return [
             *(self._cache.stages_before_routing() if similar else ()),

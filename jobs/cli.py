@@ -118,22 +118,22 @@ def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
     type=click.IntRange(min=2),
     default=20_000,
     show_default=True,
-    help="Rows of the input to look for pairs in.",
+    help="Rows of the input to look for similar questions in.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 @set_option
 def calibrate(config: str, rows: int, as_json: bool, settings: tuple[str, ...]) -> None:
-    """Learn from rows of the input how often a similar answer is wrong; runs serve by it."""
-    from jobs.calibrate import calibrate as calibrate_cache
-    from jobs.calibrate import print_calibration
+    """Learn the route and the response cache's evidence from rows of the input."""
+    from jobs.calibrate import calibrate as calibrate_all
+    from jobs.calibrate import print_calibrated
 
     resolved = _overridden(config, settings)
     with _own_terminal() as terminal:
-        found = calibrate_cache(resolved, rows, terminal.print, divert_stderr=True)
+        found = calibrate_all(resolved, rows, terminal.print)
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2, default=str))
     else:
-        print_calibration(found, out)
+        print_calibrated(found, out)
 
 
 @main.command()

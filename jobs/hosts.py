@@ -14,10 +14,13 @@ import pyarrow as pa
 import ray
 
 from actors.claims import ShardCalls, claim_rows
+from actors.embedder import Embedder
 from actors.engine import Answer, build_engine
 from actors.exchange import Loan, Trader
 from actors.generator import Generator
 from actors.hardware import hardware
+from actors.known_answers import KnownAnswers
+from actors.learned_policy import LearnedPolicy
 from actors.meter import Grant
 from actors.recall import recall_rows
 from actors.referee import Referee
@@ -35,7 +38,9 @@ from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_o
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
-from pipelines.route_config import Route
+from pipelines.route_config import Learned, Route
+from pipelines.route_plan import RoutePlan, known_answers
+from pipelines.routing import Policy
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
 from pipelines.tuning import TuningPlan
@@ -157,14 +162,26 @@ class RouterHost:
         response_cache: ResponseCacheConfig | None,
         storage: Storage,
         meter: Any,
+        plan: RoutePlan | None,
+        keyed_by: tuple[str, ...],
     ) -> None:
         warn = RemoteMeter(meter).warn
         self._cache = ResponseCache(response_cache, storage, warn) if response_cache else None
-        self._router = Router(route)
+        self._known: KnownAnswers | None = None
+        policy: Policy | None = None
+        if isinstance(route, Learned) and plan is not None:
+            answers = known_answers(_directory(route.plans, storage), plan.key)
+            self._known = KnownAnswers(answers, keyed_by)
+            policy = LearnedPolicy(
+                plan, route.cheap, route.strong, lambda: Embedder(route.embedding).embed
+            )
+        self._router = Router(route, policy)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self._cache is not None:
             table = recall_rows(table, self._cache)
+        if self._known is not None:
+            table = self._known.recall(table)
         return self._router.route(table)
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 
 from jobs.cluster import connect
+from jobs.route_plans import route_plan
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
@@ -23,8 +24,9 @@ from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList, price_list
 from pipelines.reading import parquet_schema, read_rows
-from pipelines.route_config import Rules
-from pipelines.routing import build_policy
+from pipelines.route_config import Learned, Rules
+from pipelines.route_plan import RoutePlan
+from pipelines.routing import build_policy, columns_of
 from pipelines.scan import (
     Scan,
     check_columns,
@@ -56,6 +58,7 @@ class Plan:
     schema: pa.Schema
     policy: bytes
     prices: PriceList
+    route_plan: RoutePlan | None = None
 
     @property
     def num_rows(self) -> int:
@@ -69,7 +72,10 @@ def check_config(config: RunConfig, today: date) -> PriceList:
         UsageProblem: naming the key and the remedy.
     """
     prices = price_list(config, today)
-    build_policy(config.route)
+    if isinstance(config.route, Learned):
+        embedder_source(config.route.embedding, "route.embedding")
+    else:
+        build_policy(config.route)
     for tier in config.tiers:
         if isinstance(tier.engine, VLLM):
             _check_model(f"tiers.{tier.name}.engine", tier.engine)
@@ -80,13 +86,17 @@ def check_config(config: RunConfig, today: date) -> PriceList:
     return prices
 
 
-def plan_run(config: RunConfig, today: date) -> Plan:
+def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
     """Look at the whole input and at the output's place; start nothing.
+
+    Args:
+        calibrated: whether a route that learns must have learned already.
 
     Raises:
         UsageProblem: whatever would make the run fail or lie later.
     """
     prices = check_config(config, today)
+    learned = route_plan(config) if calibrated else None
     files = find_files(config.input, config.storage)
     _check_apart(config)
     fs, _ = open_filesystem(config.input.path, config.storage)
@@ -106,13 +116,14 @@ def plan_run(config: RunConfig, today: date) -> Plan:
     _check_named_columns(config, schema)
     check_writable(config)
     versions = [file_version(file, fs) for file in files]
-    return Plan(config, dialect, versions, blocks, schema, policy_digest(config), prices)
+    policy = policy_digest(config, learned.digest if learned else b"")
+    return Plan(config, dialect, versions, blocks, schema, policy, prices, learned)
 
 
 def _keyed_by(config: RunConfig) -> tuple[str, ...]:
     """Columns that keep rows apart: what routing looks at, and the tenant."""
     tenant = config.input.columns.tenant
-    return (*build_policy(config.route).columns, *((tenant,) if tenant else ()))
+    return (*columns_of(config.route), *((tenant,) if tenant else ()))
 
 
 def check_writable(config: RunConfig) -> Directory:

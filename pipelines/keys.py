@@ -73,8 +73,12 @@ def row_id(path: str, ordinal: int) -> str:
     return digest(f"{path}\0{ordinal}".encode()).hex()
 
 
-def policy_digest(config: RunConfig) -> bytes:
-    """What the run adds to every key: routing, models with revisions, sampling defaults."""
+def policy_digest(config: RunConfig, learned: bytes = b"") -> bytes:
+    """What the run adds to every key: routing, models with revisions, sampling defaults.
+
+    Args:
+        learned: the digest of the plan that routing was calibrated to.
+    """
     # A draft model changes no answer: the model that answers verifies each of its tokens.
     tiers = {
         tier.name: [
@@ -84,7 +88,7 @@ def policy_digest(config: RunConfig) -> bytes:
         for tier in config.tiers
     }
     route = config.route.model_dump(mode="json")
-    return digest(canonical_json([route, tiers, config.sampling.given()]))
+    return digest(canonical_json([route, tiers, config.sampling.given()]) + learned)
 
 
 def model_revision(tier: Tier) -> str:

@@ -11,7 +11,7 @@ import pytest
 from conftest import tier, write_jsonl
 
 from jobs.batch import run
-from jobs.calibrate import calibrate
+from jobs.cache_calibration import calibrate
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 

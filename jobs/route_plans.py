@@ -1,0 +1,29 @@
+"""The plans that `calibrate` stored, as a run finds the one that its route needs."""
+
+from pipelines.config import RunConfig
+from pipelines.errors import UsageProblem
+from pipelines.route_config import Learned
+from pipelines.route_plan import RoutePlan, load_plan, plan_key
+from pipelines.storage import Directory
+
+
+def route_plans(config: RunConfig, route: Learned) -> Directory:
+    return Directory(route.plans, config.storage)
+
+
+def route_plan(config: RunConfig) -> RoutePlan | None:
+    """The plan of a run's route; None where the route learns nothing.
+
+    Raises:
+        UsageProblem: there is none yet.
+    """
+    route = config.route
+    if not isinstance(route, Learned):
+        return None
+    plan = load_plan(route_plans(config, route), plan_key(config, route))
+    if plan is None:
+        raise UsageProblem(
+            f"route: no calibration of this route, models and sampling in {route.plans}; run "
+            "`nightmill calibrate` with the same configuration first"
+        )
+    return plan

@@ -1,0 +1,154 @@
+"""A random sample of the input, answered by both tiers of a learned route."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jobs.batch import run
+from jobs.preflight import Plan
+from jobs.summary import Summary
+from pipelines.config import RunConfig
+from pipelines.errors import UsageProblem
+from pipelines.intake import read_block
+from pipelines.keys import digest
+from pipelines.requests import Request
+from pipelines.route_config import ByLabels, Learned
+from pipelines.route_plan import known_key
+from pipelines.storage import Directory, open_filesystem
+
+_FOLDER = "calibration"
+_READ = ("row_id", "status", "fallback_from", "cost_usd", "response", "finish_reason", "tier",
+         "model", "prompt_tokens", "completion_tokens")  # fmt: skip
+
+Answer = Mapping[str, Any]
+"""A row of the sample's run: the columns `_READ`."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One row of the sample; a row that stands twice in the input may be in it twice.
+
+    Attributes:
+        key: `known_key` of the request.
+        label: the right answer, if the input has one.
+    """
+
+    key: str
+    request: Request
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What both tiers said to a sampled row."""
+
+    sampled: Sampled
+    cheap: Answer
+    strong: Answer
+
+
+def draw(plan: Plan, route: Learned) -> list[Sampled]:
+    """Rows of the input, each as likely as any other; bad ones and those that name a tier are
+    left out, because routing has no say in them.
+
+    Raises:
+        UsageProblem: the input has no column of labels, or too few rows.
+    """
+    label = route.quality.column if isinstance(route.quality, ByLabels) else None
+    if label is not None and label not in plan.schema.names:
+        raise UsageProblem(
+            f"route.quality.column: the input has no column {label!r}; it has "
+            f"{', '.join(plan.schema.names)}"
+        )
+    rng = np.random.default_rng(route.seed)
+    wanted = np.sort(rng.permutation(plan.num_rows)[: route.sample_rows])
+    fs, _ = open_filesystem(plan.config.input.path, plan.config.storage)
+    keyed_by = plan.dialect.keyed_by
+    found, first = list[Sampled](), 0
+    for block in plan.blocks:
+        own = wanted[(wanted >= first) & (wanted < first + block.num_rows)] - first
+        first += block.num_rows
+        if not len(own):
+            continue
+        table = read_block(block, plan.dialect, plan.schema, plan.policy, fs).take(own)
+        names = {"_request", *keyed_by, *([label] if label else [])} & set(table.column_names)
+        for row in table.select(sorted(names)).to_pylist():
+            if row["_request"] is None or (request := Request.from_json(row["_request"])).tier:
+                continue
+            right = row[label] if label else None
+            if label is None or right is not None:
+                key = known_key(request, {name: row.get(name) for name in keyed_by})
+                found.append(Sampled(key, request, None if right is None else str(right)))
+    return found
+
+
+def answer(
+    config: RunConfig, route: Learned, sample: Sequence[Sampled], divert_stderr: bool
+) -> tuple[list[Answered], Summary]:
+    """Have both tiers answer; the same sample goes on where an earlier start stopped.
+
+    Rows are left out where a tier could not be reached, which says nothing of its answers.
+    """
+    lines = _lines(route, sample)
+    folder = f"{_FOLDER}/{digest(lines).hex()[:12]}"
+    output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
+    # Written again it would be a newer file, and so another input.
+    if not output.exists("sample.jsonl"):
+        output.write("sample.jsonl", lines)
+    changed = {
+        "input": {"path": f"{output.url}/sample.jsonl", "format": "openai_batch"},
+        "output": {"path": f"{output.url}/answers"},
+        "route": {"policy": "fixed", "tier": route.strong},
+        "response_cache": None,
+    }
+    raw = {**config.model_dump(), **changed}
+    summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
+    answers = _answers(Directory(summary.output, config.storage))
+    both = [
+        Answered(
+            sampled, answers[_name(sampled, route.cheap)], answers[_name(sampled, route.strong)]
+        )
+        for sampled in sample
+    ]
+    reached = [b for b in both if _was_reached(b.cheap) and _was_reached(b.strong)]
+    return reached, summary
+
+
+def _lines(route: Learned, sample: Sequence[Sampled]) -> bytes:
+    distinct = {sampled.key: sampled for sampled in sample}
+    return "".join(
+        json.dumps(
+            {
+                "custom_id": _name(sampled, tier),
+                "method": "POST",
+                "url": "/v1/chat/completions",
+                "body": {
+                    "model": tier,
+                    "messages": sampled.request.messages,
+                    **sampled.request.sampling,
+                },
+            }
+        )
+        + "\n"
+        for sampled in distinct.values()
+        for tier in (route.cheap, route.strong)
+    ).encode()
+
+
+def _name(sampled: Sampled, tier: str) -> str:
+    return f"{sampled.key}-{tier}"
+
+
+def _answers(output: Directory) -> dict[str, Answer]:
+    return {
+        row["row_id"]: row
+        for part in output.parts("rows")
+        for row in output.read_table(part, list(_READ)).to_pylist()
+    }
+
+
+def _was_reached(answer: Answer) -> bool:
+    return answer["fallback_from"] is None

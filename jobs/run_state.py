@@ -17,10 +17,11 @@ from pipelines.commit import STATE
 from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
 from pipelines.keys import canonical_json, digest
-from pipelines.ledger import Replica
+from pipelines.ledger import Replica, overhead_line
 from pipelines.storage import Directory
 
 _RUN = f"{STATE}/run.json"
+CALIBRATION = f"{STATE}/calibration.json"
 _LOCK = f"{STATE}/lock.json"
 _ATTEMPTS = f"{STATE}/attempts"
 _STALE_S, _REFRESH_S = 120.0, 15.0
@@ -76,6 +77,14 @@ def load_replicas(directory: Directory) -> dict[str, list[Replica]]:
         ]
         for name in directory.names(_ATTEMPTS)
     }
+
+
+def calibration_lines(directory: Directory) -> list[dict[str, Any]]:
+    """What this run paid to learn its route: a line of the bill, if it did."""
+    if not directory.exists(CALIBRATION):
+        return []
+    spent = json.loads(directory.read(CALIBRATION))["cost_nusd"]
+    return [overhead_line("calibration", cost=spent)]
 
 
 class Lock:

@@ -12,6 +12,7 @@ from jobs.run_state import RunIdentity, load_replicas
 from pipelines.commit import FOLLOWERS, PENDING
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_OK, RunFailure
 from pipelines.prices import NUSD
+from pipelines.route_config import Learned
 from pipelines.settle import count_rows
 from pipelines.storage import Directory
 
@@ -53,6 +54,7 @@ class Summary:
     claimed_keys: int
     bytes_per_claimed_key: float
     cache_groups: list[dict[str, Any]]
+    routing: dict[str, Any] | None
     price_version: str
     warnings: list[str]
     output: str
@@ -112,6 +114,7 @@ def summarize(
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
         cache_groups=cache_groups,
+        routing=_routing(plan),
         price_version=plan.prices.version,
         warnings=[*warnings, *_lost_speculation(engines)],
         output=directory.url,
@@ -167,6 +170,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", f"[green]{_usd(summary.saved_usd)}[/green]", share)
     elif summary.baseline is not None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
+    if summary.routing is not None:
+        table.add_row(*_floor_line(summary.routing))
     for group in summary.cache_groups:
         table.add_row(*_cache_line(group))
     for engine in summary.engines:
@@ -218,6 +223,24 @@ def _tier(counts: dict[str, int]) -> dict[str, Any]:
         "completion_tokens": counts.get("completion_tokens", 0),
         "cost_usd": counts.get("cost_nusd", 0) / NUSD,
     }
+
+
+def _routing(plan: Plan) -> dict[str, Any] | None:
+    """What was certified of a learned route, and the floor that it holds for."""
+    route, learned = plan.config.route, plan.route_plan
+    if learned is None or not isinstance(route, Learned):
+        return None
+    floor = route.floor.model_dump()
+    return {"model": learned.model, "floor": floor, **asdict(learned.certificate)}
+
+
+def _floor_line(routing: dict[str, Any]) -> tuple[str, str, str]:
+    floor = routing["floor"]
+    promise = f"{floor['loss_points']:g} points at {100 * floor['confidence']:g} %"
+    if routing["threshold"] is None:
+        return "floor", "", f"nothing is certified within {promise}: all rows to the strong tier"
+    saved = f"{100 * routing['saving']:.1f} % saving within {promise}"
+    return "floor", "", f"certified: {saved}, on {routing['sample']:,} rows"
 
 
 def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:

@@ -98,13 +98,16 @@ def _tier_lines(
         costs["idle"] = whole - costs["load"] - costs["retry"] - paid.cost_nusd
     times = {"load": load, "retry": lost, "idle": idle}
     return [
-        _line(kind, attempt, tier, times[kind], costs[kind])
+        overhead_line(kind, attempt, tier, times[kind], costs[kind])
         for kind in costs
         if times[kind] or costs[kind]
     ]
 
 
-def _line(kind: str, attempt: str, tier: str, ns: int, cost: int) -> dict[str, Any]:
+def overhead_line(
+    kind: str, attempt: str | None = None, tier: str | None = None, ns: int = 0, cost: int = 0
+) -> dict[str, Any]:
+    """A line of the bill that no row pays."""
     return {
         "kind": kind,
         "row_id": None,

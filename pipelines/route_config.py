@@ -167,6 +167,10 @@ class Learned(Section):
     sample_rows: int = Field(
         1000, ge=100, description="of the input that are answered by both tiers"
     )
+    calibrate: Literal["beforehand", "in_run"] = Field(
+        "beforehand",
+        description="by `nightmill calibrate`; or by the first run itself, on its bill",
+    )
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
 

@@ -57,7 +57,7 @@ def plan_key(config: RunConfig, route: Learned) -> str:
         ]
         for name in (route.cheap, route.strong)
     }
-    said = route.model_dump(mode="json", exclude={"plans"})
+    said = route.model_dump(mode="json", exclude={"plans", "calibrate"})
     revision = embedder_revision(route.embedding)
     return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()
 

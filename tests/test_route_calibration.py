@@ -14,13 +14,14 @@ from conftest import tier, write_jsonl
 from rich.console import Console
 
 from jobs.batch import run
+from jobs.calibrated import run_calibrated
 from jobs.cli import main
 from jobs.route_calibration import (
     RouteCalibration,
     calibrate_route,
     print_route_calibration,
 )
-from pipelines.config import RunConfig
+from pipelines.config import Output, RunConfig
 from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
 
@@ -122,6 +123,28 @@ def test_nothing_certifiable_sends_every_row_to_the_strong_tier(tmp_path: Path) 
     assert calibrate_route(config, lambda _: None).certificate.threshold is None
     summary = run(config)
     assert set(summary.by_tier) == {"strong"}
+
+
+def test_a_run_may_calibrate_itself_and_pays_for_it_once(tmp_path: Path) -> None:
+    config = configured(tmp_path, KNOWS_NO_THEOREM, calibrate="in_run")
+    summary = run_calibrated(config)
+    assert summary.ok == ROWS
+    assert summary.routing is not None
+    assert summary.routing["saving"] > 0.5
+    lines = pq.read_table(f"{config.output.path}/bill.parquet").to_pylist()
+    spent = [line["cost_nusd"] for line in lines if line["kind"] == "calibration"]
+    assert len(spent) == 1
+    assert spent[0] > 0
+    assert sum(line["cost_nusd"] for line in lines) == summary.bill_nusd
+    # Its plan is there now, and what another output pays holds no calibration.
+    second = config.model_copy(update={"output": Output(path=str(tmp_path / "second"))})
+    assert "calibration" not in run_calibrated(second).overhead_usd
+
+
+def test_a_budget_below_the_sample_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    config = configured(tmp_path, KNOWS_NO_THEOREM, calibrate="in_run")
+    with pytest.raises(UsageProblem, match=r"budget_usd.*lower route\.sample_rows"):
+        run_calibrated(config.model_copy(update={"budget_usd": 0.0001}))
 
 
 def test_an_uncalibrated_route_says_what_to_do(tmp_path: Path) -> None:

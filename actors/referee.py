@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.cascade import ANSWER, Done, Given, Ladder, Next
+from pipelines.cascade import ANSWER, CUT_SHORT, Done, Given, Ladder, Next
 from pipelines.requests import Request
 from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.tier import Tier
@@ -21,7 +21,6 @@ _PLACE = (
     "tier", "route_score", "route_reason", "escalations", "fallback_from", "_step", "_turn",
     "_asked", "_parked",
 )  # fmt: skip
-_CUT_SHORT = "length"
 
 Row = dict[str, Any]
 
@@ -74,7 +73,7 @@ def _given(row: Row) -> Given:
         turn=row["_turn"],
         request=Request.from_json(row["_request"]),
         response=row["response"] if row["status"] == "ok" else None,
-        complete=row["finish_reason"] != _CUT_SHORT,
+        complete=row["finish_reason"] != CUT_SHORT,
         token_logprobs=(parked or row)["token_logprobs"],
         parked=parked["response"] if parked else None,
     )

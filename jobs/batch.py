@@ -45,7 +45,7 @@ from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
-from pipelines.route_config import Learned
+from pipelines.route_config import Calibrated, Learned
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
 from pipelines.tier import Tier
@@ -225,7 +225,8 @@ class _Run:
     def _stages(self, blocks: list[Block], similar: bool) -> list[Stage]:
         config = self._config
         arguments = {
-            "route": config.route,
+            "route": self._plan.route,
+            "plans": config.route.plans if isinstance(config.route, Calibrated) else None,
             "response_cache": None if similar and self._cache.is_semantic else self._cache.config,
             "storage": config.storage,
             "meter": self._meter,
@@ -255,7 +256,7 @@ class _Run:
             "exchange": self._start_exchange(tier),
             "plans": plans,
             "cpu_engines": cpu_engines(self._config.tiers),
-            "route": self._config.route,
+            "route": self._plan.route,
         }
         return Stage(
             hosts.EngineHost,

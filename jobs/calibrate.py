@@ -9,18 +9,18 @@ from jobs.cache_calibration import calibrate as calibrate_cache
 from jobs.route_calibration import RouteCalibration, calibrate_route, print_route_calibration
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import Learned
+from pipelines.route_config import Calibrated
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class Findings:
     """What was learned of the route, and of the response cache; None where there is nothing to."""
 
     route: RouteCalibration | None
     response_cache: Calibration | None
 
 
-def calibrate(config: RunConfig, rows: int, say: Say) -> Calibrated:
+def calibrate(config: RunConfig, rows: int, say: Say) -> Findings:
     """Learn the route first: the cache's evidence is about answers that it chooses.
 
     Args:
@@ -31,19 +31,20 @@ def calibrate(config: RunConfig, rows: int, say: Say) -> Calibrated:
     """
     cache = config.response_cache
     is_semantic = cache is not None and cache.enabled and cache.semantic is not None
-    learns = isinstance(config.route, Learned)
+    learns = isinstance(config.route, Calibrated)
     if not learns and not is_semantic:
         raise UsageProblem(
-            "nothing to calibrate: route learns nothing (policies domain_mean and classifier do) "
+            "nothing to calibrate: route learns nothing (domain_mean, classifier and "
+            "certified_cascade do) "
             "and response_cache.semantic is not configured"
         )
-    return Calibrated(
+    return Findings(
         calibrate_route(config, say, divert_stderr=True) if learns else None,
         calibrate_cache(config, rows, say, divert_stderr=True) if is_semantic else None,
     )
 
 
-def print_calibrated(found: Calibrated, console: Console) -> None:
+def print_calibrated(found: Findings, console: Console) -> None:
     if found.route is not None:
         print_route_calibration(found.route, console)
     if found.response_cache is not None:

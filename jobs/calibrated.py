@@ -11,7 +11,7 @@ from jobs.summary import Summary
 from jobs.watching import Watch
 from pipelines.config import RunConfig
 from pipelines.prices import nano_dollars
-from pipelines.route_config import Learned
+from pipelines.route_config import Calibrated
 
 
 def run_calibrated(
@@ -26,7 +26,8 @@ def run_calibrated(
     What that cost is on the run's bill.
     """
     route = config.route
-    if isinstance(route, Learned) and route.calibrate == "in_run" and not has_plan(config, route):
+    in_run = isinstance(route, Calibrated) and route.calibrate == "in_run"
+    if in_run and not has_plan(config):
         found = calibrate_route(config, lambda _: None, divert_stderr)
         spent = {"cost_nusd": nano_dollars(found.bill_usd), "rows": found.rows}
         check_writable(config).write(CALIBRATION, json.dumps(spent).encode())

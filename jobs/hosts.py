@@ -163,15 +163,17 @@ class RouterHost:
         storage: Storage,
         meter: Any,
         plan: RoutePlan | None,
+        plans: str | None,
         keyed_by: tuple[str, ...],
     ) -> None:
         warn = RemoteMeter(meter).warn
         self._cache = ResponseCache(response_cache, storage, warn) if response_cache else None
         self._known: KnownAnswers | None = None
         policy: Policy | None = None
-        if isinstance(route, Learned) and plan is not None:
-            answers = known_answers(_directory(route.plans, storage), plan.key)
+        if plan is not None and plans is not None:
+            answers = known_answers(_directory(plans, storage), plan.key)
             self._known = KnownAnswers(answers, keyed_by)
+        if isinstance(route, Learned) and plan is not None:
             policy = LearnedPolicy(
                 plan, route.cheap, route.strong, lambda: Embedder(route.embedding).embed
             )

@@ -24,8 +24,8 @@ from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList, price_list
 from pipelines.reading import parquet_schema, read_rows
-from pipelines.route_config import Learned, Rules
-from pipelines.route_plan import RoutePlan
+from pipelines.route_config import Calibrated, Learned, Route, Rules
+from pipelines.route_plan import RoutePlan, route_by
 from pipelines.routing import build_policy, columns_of
 from pipelines.scan import (
     Scan,
@@ -61,6 +61,11 @@ class Plan:
     route_plan: RoutePlan | None = None
 
     @property
+    def route(self) -> Route:
+        """What the run goes by."""
+        return route_by(self.config.route, self.route_plan)
+
+    @property
     def num_rows(self) -> int:
         return sum(block.num_rows for block in self.blocks)
 
@@ -74,7 +79,7 @@ def check_config(config: RunConfig, today: date) -> PriceList:
     prices = price_list(config, today)
     if isinstance(config.route, Learned):
         embedder_source(config.route.embedding, "route.embedding")
-    else:
+    elif not isinstance(config.route, Calibrated):
         build_policy(config.route)
     for tier in config.tiers:
         if isinstance(tier.engine, VLLM):

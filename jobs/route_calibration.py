@@ -13,15 +13,24 @@ from rich.table import Table
 from actors.embedder import Embedder
 from actors.known_answers import SERVED
 from actors.learned_policy import prompt_of
-from actors.route_fit import Fit, Judged, Promise, fit_route
+from actors.route_fit import Fit, Judged, Promise, fit_cascade, fit_route, surest
 from jobs.preflight import plan_run
 from jobs.route_plans import route_plans
-from jobs.route_sampling import Answered, answer, draw
+from jobs.route_sampling import Answer, Answered, answer, draw
 from pipelines.agreement import AGREEMENT
+from pipelines.cascade import CUT_SHORT
 from pipelines.certify import Certificate, Costs, Floor
+from pipelines.confidence import MEASURES, Measure, confidence
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import ByLabels, ByStrong, Classifier, Learned
+from pipelines.route_config import (
+    ByLabels,
+    ByStrong,
+    Calibrated,
+    CertifiedCascade,
+    Classifier,
+    Learned,
+)
 from pipelines.route_curve import oracle_curve, random_curve
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.routing import Candidate
@@ -81,7 +90,7 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
         UsageProblem: the route is not one that learns, or the sample cannot tell anything.
     """
     route = config.route
-    if not isinstance(route, Learned):
+    if not isinstance(route, Calibrated):
         raise UsageProblem("route: learns nothing that could be calibrated")
     plan = plan_run(config, datetime.now(UTC).date(), calibrated=False)
     sample = draw(plan, route)
@@ -93,24 +102,36 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     say(f"{len(sample):,} rows of {plan.num_rows:,} are answered by {route.cheap}, {route.strong}")
     answered, summary = answer(config, route, sample, divert_stderr)
     say(f"judged by {route.quality.by}; fitting")
-    judged, costs = _judged(route, answered), _costs(answered)
+    judged, costs = _judged(route, answered), _costs(route, answered)
     promise = Promise(
         Floor(route.floor.loss_points, route.floor.confidence),
         costs,
         max(plan.num_rows - len(answered), 1),
     )
     known, held = judged.halves(route.seed)
-    model = route.model if isinstance(route, Classifier) else _BASELINE
-    fits = {model: fit_route(model, known, held, promise, route.unfamiliar, route.seed)}
-    if model != _BASELINE:
-        fits[_BASELINE] = fit_route(_BASELINE, known, held, promise, route.unfamiliar, route.seed)
+    fits = _fits(route, known, held, promise)
     stored = route_plans(config, route)
     stored.make()
     key = plan_key(config, route)
-    found = fits[model]
-    arrays = found.learned.arrays() if found.certificate.threshold is not None else {}
+    model, found = next(iter(fits.items()))
+    is_used = found.learned is not None and found.certificate.threshold is not None
+    arrays = found.learned.arrays() if found.learned and is_used else {}
     save_plan(stored, RoutePlan(key, model, found.certificate, arrays), _known(answered))
     return _told(judged, held, fits, promise, summary.bill_usd, f"{stored.url}/{key}")
+
+
+def _fits(route: Calibrated, known: Judged, held: Judged, promise: Promise) -> dict[str, Fit]:
+    """By name: what the route asks for, then what it is to be compared with."""
+    if isinstance(route, CertifiedCascade):
+        measure = surest(known) if route.measure == "auto" else route.measure
+        others = [name for name in known.doubts if name != measure]
+        return {name: fit_cascade(name, known, held, promise) for name in (measure, *others)}
+    assert isinstance(route, Learned)
+    model = route.model if isinstance(route, Classifier) else _BASELINE
+    return {
+        name: fit_route(name, known, held, promise, route.unfamiliar, route.seed)
+        for name in dict.fromkeys((model, _BASELINE))
+    }
 
 
 def _told(
@@ -128,7 +149,7 @@ def _told(
     found = next(iter(fits.values()))
     strong = float(held.strong.mean())
     costs = promise.costs
-    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.sent))
+    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.strong))
     return RouteCalibration(
         rows=len(judged.texts),
         policies=policies,
@@ -145,13 +166,25 @@ def _told(
     )
 
 
-def _judged(route: Learned, answered: Sequence[Answered]) -> Judged:
+def _judged(route: Calibrated, answered: Sequence[Answered]) -> Judged:
     texts = [prompt_of(Candidate(a.sampled.request, {})) for a in answered]
-    distinct = sorted(set(texts))
-    vectors = dict(zip(distinct, Embedder(route.embedding).embed(distinct), strict=True))
     quality = np.array([_quality(route.quality, a) for a in answered], np.float64)
-    stacked = np.stack([vectors[text] for text in texts])
-    return Judged(texts, stacked, quality[:, 0], quality[:, 1])
+    vectors, doubts = np.empty((len(texts), 0), np.float32), dict[str, np.ndarray]()
+    if isinstance(route, Learned):
+        distinct = sorted(set(texts))
+        known = dict(zip(distinct, Embedder(route.embedding).embed(distinct), strict=True))
+        vectors = np.stack([known[text] for text in texts])
+    if isinstance(route, CertifiedCascade):
+        measures = MEASURES if route.measure == "auto" else (route.measure,)
+        doubts = {m: np.array([_doubt(a.cheap, m) for a in answered]) for m in measures}
+    return Judged(texts, vectors, quality[:, 0], quality[:, 1], doubts)
+
+
+def _doubt(cheap: Answer, measure: Measure) -> float:
+    """As the cascade will see it: what is not a full answer escalates."""
+    sure = confidence(cheap["token_logprobs"], measure)
+    is_full = _text(cheap) is not None and cheap["finish_reason"] != CUT_SHORT
+    return -sure if is_full and sure is not None else np.inf
 
 
 def _quality(measure: ByLabels | ByStrong, answered: Answered) -> tuple[float, float]:
@@ -167,16 +200,17 @@ def _quality(measure: ByLabels | ByStrong, answered: Answered) -> tuple[float, f
     return float(same), float(strong is not None)
 
 
-def _text(answer: Any) -> str | None:
+def _text(answer: Answer) -> str | None:
     return answer["response"] if answer["status"] == "ok" else None
 
 
-def _costs(answered: Sequence[Answered]) -> Costs:
+def _costs(route: Calibrated, answered: Sequence[Answered]) -> Costs:
     kept = float(np.mean([float(a.cheap["cost_usd"]) for a in answered]))
     sent = float(np.mean([float(a.strong["cost_usd"]) for a in answered]))
     if not sent:
         raise UsageProblem("tiers: the strong tier's answers cost nothing, so nothing can be saved")
-    return Costs(kept, sent, sent)
+    # What escalates in a cascade has been answered cheap before.
+    return Costs(kept, sent + kept * isinstance(route, CertifiedCascade), sent)
 
 
 def _known(answered: Sequence[Answered]) -> pa.Table:

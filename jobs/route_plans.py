@@ -2,17 +2,18 @@
 
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import Learned
+from pipelines.route_config import Calibrated
 from pipelines.route_plan import RoutePlan, load_plan, plan_key
 from pipelines.storage import Directory
 
 
-def route_plans(config: RunConfig, route: Learned) -> Directory:
+def route_plans(config: RunConfig, route: Calibrated) -> Directory:
     return Directory(route.plans, config.storage)
 
 
-def has_plan(config: RunConfig, route: Learned) -> bool:
-    return load_plan(route_plans(config, route), plan_key(config, route)) is not None
+def has_plan(config: RunConfig) -> bool:
+    """Whether the run's route is calibrated."""
+    return isinstance(config.route, Calibrated) and _stored(config, config.route) is not None
 
 
 def route_plan(config: RunConfig) -> RoutePlan | None:
@@ -22,12 +23,16 @@ def route_plan(config: RunConfig) -> RoutePlan | None:
         UsageProblem: there is none yet.
     """
     route = config.route
-    if not isinstance(route, Learned):
+    if not isinstance(route, Calibrated):
         return None
-    plan = load_plan(route_plans(config, route), plan_key(config, route))
+    plan = _stored(config, route)
     if plan is None:
         raise UsageProblem(
             f"route: no calibration of this route, models and sampling in {route.plans}; run "
             "`nightmill calibrate` with this configuration first, or set route.calibrate: in_run"
         )
     return plan
+
+
+def _stored(config: RunConfig, route: Calibrated) -> RoutePlan | None:
+    return load_plan(route_plans(config, route), plan_key(config, route))

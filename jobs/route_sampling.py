@@ -15,13 +15,13 @@ from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.keys import digest
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, Learned
+from pipelines.route_config import ByLabels, Calibrated, CertifiedCascade
 from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
 _FOLDER = "calibration"
 _READ = ("row_id", "status", "fallback_from", "cost_usd", "response", "finish_reason", "tier",
-         "model", "prompt_tokens", "completion_tokens")  # fmt: skip
+         "model", "prompt_tokens", "completion_tokens", "token_logprobs")  # fmt: skip
 
 Answer = Mapping[str, Any]
 """A row of the sample's run: the columns `_READ`."""
@@ -50,7 +50,7 @@ class Answered:
     strong: Answer
 
 
-def draw(plan: Plan, route: Learned) -> list[Sampled]:
+def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
     """Rows of the input, each as likely as any other; bad ones and those that name a tier are
     left out, because routing has no say in them.
 
@@ -86,7 +86,7 @@ def draw(plan: Plan, route: Learned) -> list[Sampled]:
 
 
 def answer(
-    config: RunConfig, route: Learned, sample: Sequence[Sampled], divert_stderr: bool
+    config: RunConfig, route: Calibrated, sample: Sequence[Sampled], divert_stderr: bool
 ) -> tuple[list[Answered], Summary]:
     """Have both tiers answer; the same sample goes on where an earlier start stopped.
 
@@ -123,8 +123,9 @@ def answer(
     return reached, summary
 
 
-def _lines(route: Learned, sample: Sequence[Sampled]) -> bytes:
+def _lines(route: Calibrated, sample: Sequence[Sampled]) -> bytes:
     distinct = {sampled.key: sampled for sampled in sample}
+    sure = {"logprobs": True} if isinstance(route, CertifiedCascade) else {}
     return "".join(
         json.dumps(
             {
@@ -135,6 +136,7 @@ def _lines(route: Learned, sample: Sequence[Sampled]) -> bytes:
                     "model": tier,
                     "messages": sampled.request.messages,
                     **sampled.request.sampling,
+                    **(sure if tier == route.cheap else {}),
                 },
             }
         )

@@ -12,7 +12,7 @@ from jobs.run_state import RunIdentity, load_replicas
 from pipelines.commit import FOLLOWERS, PENDING
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_OK, RunFailure
 from pipelines.prices import NUSD
-from pipelines.route_config import Learned
+from pipelines.route_config import Calibrated
 from pipelines.settle import count_rows
 from pipelines.storage import Directory
 
@@ -228,7 +228,7 @@ def _tier(counts: dict[str, int]) -> dict[str, Any]:
 def _routing(plan: Plan) -> dict[str, Any] | None:
     """What was certified of a learned route, and the floor that it holds for."""
     route, learned = plan.config.route, plan.route_plan
-    if learned is None or not isinstance(route, Learned):
+    if learned is None or not isinstance(route, Calibrated):
         return None
     floor = route.floor.model_dump()
     return {"model": learned.model, "floor": floor, **asdict(learned.certificate)}

@@ -25,6 +25,8 @@ from pipelines.route_config import (
 )
 
 ANSWER, GRADE = "answer", "grade"
+CUT_SHORT = "length"
+"""The `finish_reason` of an answer that is not complete."""
 
 
 @dataclass(frozen=True)

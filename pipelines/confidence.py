@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 Measure = Literal["mean", "min", "product"]
+MEASURES: tuple[Measure, ...] = ("mean", "min", "product")
 
 
 def confidence(token_logprobs: str | None, measure: Measure) -> float | None:

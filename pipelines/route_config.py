@@ -152,18 +152,13 @@ class ByStrong(Section):
     compare: Literal["exact", "normalized", "numeric", "json"] = "normalized"
 
 
-class Learned(Section):
-    """The cheap tier where a model, fitted to a sample of the input, sees no loss."""
+class Calibrated(Section):
+    """The cheap tier as far as a floor is certified on a sample of the input."""
 
     cheap: str
     strong: str
     floor: Floor = Floor()
     quality: Annotated[ByLabels | ByStrong, Field(discriminator="by")]
-    embedding: EmbeddingModel
-    unfamiliar: float = Field(
-        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
-        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
-    )  # fmt: skip
     sample_rows: int = Field(
         1000, ge=100, description="of the input that are answered by both tiers"
     )
@@ -173,6 +168,25 @@ class Learned(Section):
     )
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
+
+
+class CertifiedCascade(Calibrated):
+    """Every row to the cheap tier first; its answer is taken where the model was sure enough."""
+
+    policy: Literal["certified_cascade"]
+    measure: Literal["auto", "mean", "min", "product"] = Field(
+        "auto", description="of the tokens' probabilities; auto: what tells right from wrong best"
+    )
+
+
+class Learned(Calibrated):
+    """The cheap tier where a model, fitted to a sample of the input, sees no loss."""
+
+    embedding: EmbeddingModel
+    unfamiliar: float = Field(
+        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
+        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
+    )  # fmt: skip
 
 
 class DomainMean(Learned):
@@ -189,7 +203,8 @@ class Classifier(Learned):
 
 
 Route = Annotated[
-    Fixed | Rules | DomainMean | Classifier | Gatekeeper | Cascade, Field(discriminator="policy")
+    Fixed | Rules | DomainMean | Classifier | Gatekeeper | Cascade | CertifiedCascade,
+    Field(discriminator="policy"),
 ]
 
 
@@ -202,7 +217,7 @@ def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
             yield "route.otherwise", route.otherwise
             for i, rule in enumerate(route.rules):
                 yield f"route.rules.{i}.tier", rule.tier
-        case Learned():
+        case Calibrated():
             yield "route.cheap", route.cheap
             yield "route.strong", route.strong
         case Gatekeeper():
@@ -221,6 +236,8 @@ def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
 def handovers(route: Route) -> Iterator[tuple[str, str]]:
     """(before, after): pairs of tiers of which the second may get a row from the first."""
     match route:
+        case CertifiedCascade():
+            yield route.cheap, route.strong
         case Gatekeeper():
             yield route.tier, route.cheap
             yield route.tier, route.strong

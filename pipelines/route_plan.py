@@ -14,7 +14,16 @@ from pipelines.config import RunConfig
 from pipelines.embedders import embedder_revision
 from pipelines.keys import canonical_json, digest, model_revision, request_key
 from pipelines.requests import Request
-from pipelines.route_config import Learned
+from pipelines.route_config import (
+    ByConfidence,
+    Calibrated,
+    Cascade,
+    CertifiedCascade,
+    Fixed,
+    Learned,
+    Route,
+    Step,
+)
 from pipelines.storage import Directory
 
 Arrays = Mapping[str, np.ndarray]
@@ -28,7 +37,7 @@ class RoutePlan:
 
     Attributes:
         key: names the route, the models and the sampling that it holds for.
-        model: that scores.
+        model: that scores, or the measure of confidence.
         arrays: from which the scorer and the guard are made again; empty where nothing was
             certified.
     """
@@ -44,7 +53,20 @@ class RoutePlan:
         return digest(_plan_json(self) + _packed(self.arrays))
 
 
-def plan_key(config: RunConfig, route: Learned) -> str:
+def route_by(route: Route, plan: RoutePlan | None) -> Route:
+    """The route as a run takes it: a cascade that was certified is one with its threshold."""
+    if not isinstance(route, CertifiedCascade) or plan is None:
+        return route
+    if plan.certificate.threshold is None:
+        return Fixed(policy="fixed", tier=route.strong)
+    sure = ByConfidence.model_validate(
+        {"by": "confidence", "measure": plan.model, "at_least": -plan.certificate.threshold}
+    )
+    step = Step(tier=route.cheap, accept=[sure])
+    return Cascade(policy="cascade", steps=[step], otherwise=route.strong)
+
+
+def plan_key(config: RunConfig, route: Calibrated) -> str:
     """The name of the plan that a run of this configuration needs.
 
     Not of its input: a nightly run brings another every night. Whether its rows are like those
@@ -58,7 +80,7 @@ def plan_key(config: RunConfig, route: Learned) -> str:
         for name in (route.cheap, route.strong)
     }
     said = route.model_dump(mode="json", exclude={"plans", "calibrate"})
-    revision = embedder_revision(route.embedding)
+    revision = embedder_revision(route.embedding) if isinstance(route, Learned) else ""
     return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from pipelines.cascade import Ladder, build_ladder
 from pipelines.errors import UsageProblem
 from pipelines.requests import Request, text_of
-from pipelines.route_config import Cascade, Fixed, Gatekeeper, Learned, Match, Route
+from pipelines.route_config import Calibrated, Cascade, Fixed, Gatekeeper, Match, Route
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,16 @@ class RulesPolicy:
 
 def columns_of(route: Route) -> Sequence[str]:
     """The user's columns that routing looks at: they keep equal requests apart."""
-    return () if isinstance(route, Learned) else build_policy(route).columns
+    return () if isinstance(route, Calibrated) else build_policy(route).columns
 
 
 def build_policy(route: Route, learned: Policy | None = None) -> Policy:
     """The policy that a configuration names.
 
     Args:
-        learned: what stands for a route that is learned; it needs a model in memory.
+        learned: what stands for a route that is calibrated; it may need a model in memory.
     """
-    if isinstance(route, Learned):
+    if isinstance(route, Calibrated):
         assert learned is not None
         return learned
     if isinstance(route, Fixed):

@@ -141,6 +141,37 @@ def test_a_run_may_calibrate_itself_and_pays_for_it_once(tmp_path: Path) -> None
     assert "calibration" not in run_calibrated(second).overhead_usd
 
 
+def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) -> None:
+    unsure = [
+        {"regex": "theorem", "response": "no idea", "confidence": 0.3},
+        {"regex": "cook", "confidence": 0.9, "response": "stir"},
+    ]
+    config = configured(tmp_path, unsure)
+    raw = config.model_dump()
+    raw["route"] = {
+        "policy": "certified_cascade",
+        "cheap": "cheap",
+        "strong": "strong",
+        "floor": {"loss_points": 10, "confidence": 0.9},
+        "quality": {"by": "labels", "column": "right", "compare": "exact"},
+        "sample_rows": 300,
+        "plans": str(tmp_path / "plans"),
+        "calibrate": "in_run",
+    }
+    said = {i: "stir" for i in range(ROWS) if i % 4}
+    labelled = [{**row, "right": said.get(i, row["right"])} for i, row in enumerate(rows())]
+    write_jsonl(tmp_path / "prompts.jsonl", labelled)
+    summary = run_calibrated(RunConfig.model_validate(raw))
+    out = pq.read_table(f"{config.output.path}/rows").to_pylist()
+    assert {row["tier"] for row in out if row["response"] == "stir"} == {"cheap"}
+    assert summary.escalated == sum(
+        row["tier"] == "strong" and row["source"] == "generated" for row in out
+    )
+    assert all("theorem" in row["prompt"] for row in out if row["escalations"])
+    assert summary.routing is not None
+    assert summary.routing["threshold"] == pytest.approx(-0.9)
+
+
 def test_a_budget_below_the_sample_is_refused_with_a_remedy(tmp_path: Path) -> None:
     config = configured(tmp_path, KNOWS_NO_THEOREM, calibrate="in_run")
     with pytest.raises(UsageProblem, match=r"budget_usd.*lower route\.sample_rows"):

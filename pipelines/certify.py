@@ -9,10 +9,10 @@ floor, and the first that is not proved ends it. Calling a wrong threshold prove
 at the first wrong one, so trying many costs nothing. The thresholds must be chosen without the
 gains that are tested here: from the rows the scores were learned on.
 
-The test. Gains of -1, 0 and 1 make the losses trinomial. What speaks for a small loss is the
-count of 1 less that of -1, and its law under "the loss is the floor's" has one more unknown, the
-rate of -1. The P-value is the largest over that rate's upper confidence bound (Clopper-Pearson,
-at a tenth of the error), plus that tenth: Berger and Boos, JASA 1994. All other gains are tested
+The test. Gains of -1, 0 and 1 make the losses trinomial. Counts of 1 and -1 are ordered by the
+score statistic, and its exact law under "the loss is the floor's" has one more unknown, the rate
+of -1. The P-value is the largest up to that rate's upper confidence bound (Clopper-Pearson, at a
+fiftieth of the error), plus that fiftieth: Berger and Boos, JASA 1994. All other gains are tested
 by betting against the floor (Waudby-Smith and Ramdas, JRSS B 2024).
 """
 
@@ -25,10 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-_NUISANCE_ERROR = 0.1
+_NUISANCE_ERROR = 0.02
 """The share of the error that the bound on the rate of -1 takes."""
 _NUISANCE_STEPS = 9
-_ALIASED = 1e-12
+_FAR = 1e-9
 _RESOLUTION = 1e-4
 """Bounds are found to a hundredth of a point."""
 
@@ -171,31 +171,62 @@ def _trinomial(n: int, lost: int, won: int, limit: float, error: float, rows: in
     least, most = max(0.0, -limit), min(bound, (1 - limit) / 2)
     if least > most:
         return spent
-    seen = math.ceil((lost - won) * rows / n - 1e-9)
+    seen = float(evidence(np.array(lost * rows / n), np.array(won * rows / n), rows, limit))
     rates = np.linspace(least, most, _NUISANCE_STEPS)
-    return spent + float(at_most(seen, rows, limit + rates, rates).max())
+    return min(1.0, spent + float(as_telling(seen, rows, limit, rates).max()))
 
 
-def at_most(value: int, rows: int, up: Floats, down: Floats) -> Floats:
-    """P(sum <= value) for a sum of `rows` steps of 1 at rate `up`, -1 at `down`, and else 0.
+def as_telling(seen: float, rows: int, limit: float, rates: Floats) -> Floats:
+    """P(evidence >= seen) for counts of 1 at the rates `limit` + each of `rates`, of -1 at these.
 
-    For several laws at once, whose rates have one difference. Each law is a discrete Fourier
-    transform of the characteristic function, over a window so wide that what lies outside
-    (Bernstein's inequality) is below 1e-12; it counts as being within.
+    Exact but for counts of -1 farther off than a chance of 1e-9, which count as telling.
     """
-    drift = float(up[0] - down[0])
-    variance = rows * (float(np.max(up + down)) - drift**2)
-    far = -math.log(_ALIASED / 2)
-    reach = 2 * far / 3 + math.sqrt((2 * far / 3) ** 2 + 2 * far * max(variance, 0)) + 1
-    width = 1 << math.ceil(math.log2(min(2 * reach, 2 * rows) + 1))
-    angles = 2 * np.pi * np.arange(width // 2 + 1) / width
-    # Moved so that the window begins at 0.
-    start = math.floor(rows * drift) - width // 2 if 2 * reach < 2 * rows else -rows
-    forth = np.exp(-1j * angles)
-    each = (1 - up - down)[:, None] + up[:, None] * forth + down[:, None] * forth.conj()
-    laws = np.fft.irfft(each**rows * np.exp(1j * angles * start), width)
-    within = min(max(value - start + 1, 0), width)
-    return np.clip(laws[:, :within].sum(axis=1) + _ALIASED, 0.0, 1.0)
+    from scipy.special import betainc, gammaln
+
+    first, last = _reach(rows, float(rates[0]))[0], _reach(rows, float(rates[-1]))[1]
+    won = np.arange(first, last + 1, dtype=np.float64)
+    # Evidence falls as the count of 1 grows: up to which one is it as much as was seen?
+    most = _most_lost(seen, won, rows, limit)
+    chosen = gammaln(rows + 1) - gammaln(won + 1) - gammaln(rows - won + 1)
+    rate = np.clip(rates[:, None], 1e-300, 1 - 1e-15)
+    chance = np.exp(chosen + won * np.log(rate) + (rows - won) * np.log1p(-rate))
+    up = np.clip((limit + rate) / (1 - rate), 0.0, 1.0)
+    some = np.clip(most, 0, np.maximum(rows - won - 1, 0))
+    fewer = betainc(np.maximum(rows - won - some, 1e-9), some + 1, 1 - up)
+    fewer = np.where(most < 0, 0.0, np.where(most >= rows - won, 1.0, fewer))
+    return (chance * fewer).sum(axis=1) + _FAR
+
+
+def _reach(rows: int, rate: float) -> tuple[int, int]:
+    """Counts beyond which there is a chance of 1e-9 at most, by Bernstein's inequality."""
+    far = math.log(2 / _FAR)
+    reach = far / 3 + math.sqrt((far / 3) ** 2 + 2 * far * rows * rate * (1 - rate))
+    return max(0, math.floor(rows * rate - reach)), min(rows, math.ceil(rows * rate + reach))
+
+
+def _most_lost(seen: float, won: Floats, rows: int, limit: float) -> Floats:
+    """For each count of -1, the largest count of 1 that is as telling as `seen`; -1 if none."""
+    low, high = np.full(len(won), -1.0), rows - won
+    while np.any(high > low):
+        middle = np.ceil((low + high) / 2)
+        telling = evidence(middle, won, rows, limit) >= seen - 1e-9
+        low, high = np.where(telling, middle, low), np.where(telling, high, middle - 1)
+    return low
+
+
+def evidence(lost: Floats, won: Floats, rows: int, limit: float) -> Floats:
+    """How many standard errors the mean loss is below the limit: the score statistic.
+
+    Its variance is that of the likeliest law whose mean is the limit, which makes its law nearly
+    the same whatever the rate of -1: nothing is lost by taking the worst.
+    """
+    ups, downs = lost / rows, won / rows
+    # The likeliest rate of -1, where that of 1 is higher by the limit: a quadratic equation.
+    half = ups * (1 + limit) + downs * (1 - limit) - 2 * limit
+    root = np.sqrt(np.maximum(half**2 + 8 * downs * limit * (1 - limit), 0))
+    rate = (half + root) / 4
+    variance = np.maximum(2 * rate + limit - limit**2, 1e-12)
+    return (limit - ups + downs) * np.sqrt(rows / variance)
 
 
 def _betting(losses: Floats, limit: float, error: float, weight: float) -> float:

@@ -1,11 +1,14 @@
+import math
+
 import numpy as np
 import pytest
 
 from pipelines.certify import (
     Costs,
     Floor,
-    at_most,
+    as_telling,
     certify,
+    evidence,
     p_value,
     threshold_grid,
     upper_bound,
@@ -23,13 +26,29 @@ def draw(rng: np.random.Generator, rows: int, halves: bool) -> tuple[np.ndarray,
     return scores, gains * rng.choice([0.5, 1.0], rows) if halves else gains
 
 
-@pytest.mark.parametrize("value", [-300, -9, 0, 3, 11, 300])
-def test_the_law_of_a_sum_of_losses_is_exact(value: int) -> None:
-    law = np.array([1.0])
-    for _ in range(300):
-        law = np.convolve(law, [0.02, 0.95, 0.03])
-    found = at_most(value, 300, np.array([0.03]), np.array([0.02]))
-    assert found == pytest.approx(law[: value + 301].sum(), abs=1e-9)
+@pytest.mark.parametrize("limit", [0.05, -0.05])
+@pytest.mark.parametrize("rate", [0.05, 0.06, 0.2])
+@pytest.mark.parametrize("counts", [(0, 4), (1, 9), (3, 3), (0, 0)])
+def test_the_chance_of_what_was_counted_is_exact(
+    limit: float, rate: float, counts: tuple[int, int]
+) -> None:
+    """Against a sum over all outcomes of 40 rows."""
+    rows = 40
+    pairs = [(lost, won) for lost in range(rows + 1) for won in range(rows + 1 - lost)]
+    lost, won = np.array(pairs, float).T
+    seen = evidence(np.array(counts[0]), np.array(counts[1]), rows, limit)
+    law = [
+        math.comb(rows, a)
+        * math.comb(rows - a, b)
+        * (limit + rate) ** a
+        * rate**b
+        * (1 - limit - 2 * rate) ** (rows - a - b)
+        for a, b in pairs
+    ]
+    if seen > 0:
+        chance = np.sum(law, where=evidence(lost, won, rows, limit) >= seen - 1e-9)
+        found = as_telling(float(seen), rows, limit, np.array([rate]))
+        assert found == pytest.approx(chance, abs=1e-8)
 
 
 def test_a_floor_at_its_limit_is_passed_no_more_often_than_promised() -> None:

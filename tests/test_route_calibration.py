@@ -148,6 +148,7 @@ def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) ->
     ]
     config = configured(tmp_path, unsure)
     raw = config.model_dump()
+    raw["tiers"][1] = tier("strong", replies=[{"regex": "cook", "response": "stir"}])
     raw["route"] = {
         "policy": "certified_cascade",
         "cheap": "cheap",
@@ -163,11 +164,10 @@ def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) ->
     write_jsonl(tmp_path / "prompts.jsonl", labelled)
     summary = run_calibrated(RunConfig.model_validate(raw))
     out = pq.read_table(f"{config.output.path}/rows").to_pylist()
-    assert {row["tier"] for row in out if row["response"] == "stir"} == {"cheap"}
-    assert summary.escalated == sum(
-        row["tier"] == "strong" and row["source"] == "generated" for row in out
-    )
-    assert all("theorem" in row["prompt"] for row in out if row["escalations"])
+    new = [row for row in out if row["source"] == "generated"]
+    assert {row["tier"] for row in new if row["response"] == "stir"} == {"cheap"}
+    assert summary.escalated == sum(row["tier"] == "strong" for row in new) > 0
+    assert all("theorem" in row["prompt"] for row in new if row["escalations"])
     assert summary.routing is not None
     assert summary.routing["threshold"] == pytest.approx(-0.9)
 

@@ -21,7 +21,7 @@ Predict = Callable[[Matrix], Gains]
 _DOMAIN_ROWS = 60
 _MOST_DOMAINS = 64
 _NEIGHBOURS = 100
-_DIRECTIONS = 64
+_DIRECTIONS = 32
 _TREES = 100
 _LEAF_ROWS = 10
 
@@ -119,7 +119,7 @@ def forest(sample: Sample, seed: int) -> Predict:
 
     reduced = _reduced(sample.rows, seed)
     model = ExtraTreesRegressor(
-        _TREES, min_samples_leaf=_LEAF_ROWS, max_features=0.7, random_state=seed
+        _TREES, min_samples_leaf=_LEAF_ROWS, max_features=0.4, random_state=seed
     ).fit(reduced(sample.rows), sample.gains)
     return lambda rows: model.predict(reduced(rows))
 

@@ -32,4 +32,4 @@ def test_a_stored_guard_judges_alike() -> None:
 
 def test_a_sample_of_a_few_rows_is_refused() -> None:
     with pytest.raises(UsageProblem, match="larger sample"):
-        Familiarity.fit(cloud(KNOWN, 6, 1))
+        Familiarity.fit(cloud(KNOWN, 20, 1))

@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any, Protocol
 
 from actors.admission import Admission, Admitted
+from pipelines.api_tier import API
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
@@ -146,15 +147,24 @@ class ScriptedEngine:
 
 
 def build_engine(
-    tier: Tier, defaults: dict[str, Any], planned: dict[str, Any] | None = None
+    tier: Tier,
+    defaults: dict[str, Any],
+    planned: dict[str, Any] | None = None,
+    limits: Any = None,
 ) -> Engine:
     """The engine that a tier's configuration names, not yet started.
 
     Args:
         planned: engine arguments that `tune` found for it.
+        limits: an API account's `RateLimits`, as `APIEngine` takes them.
     """
     if isinstance(tier.engine, Scripted):
         return ScriptedEngine(tier.engine)
+    if isinstance(tier.engine, API):
+        from actors.api_engine import APIEngine
+
+        gives_up = tier.fallback is not None
+        return APIEngine(tier.name, tier.engine, defaults, limits, gives_up)
     from actors.vllm_engine import VLLMEngine
 
     return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s, planned)

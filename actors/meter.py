@@ -19,7 +19,7 @@ class Snapshot:
     """Totals so far.
 
     `spent_nusd` includes the replicas' time up to their last report; `first_commit_at` is in
-    seconds since the epoch, as the meter's machine tells them.
+    seconds since the epoch, as the meter's machine tells them; `failure` is what ended the run.
     """
 
     counts: dict[str, int]
@@ -29,6 +29,7 @@ class Snapshot:
     closed: bool
     warnings: list[str]
     first_commit_at: float | None
+    failure: str | None = None
 
 
 class RunMeter:
@@ -49,6 +50,7 @@ class RunMeter:
         self._closed = False
         self._warnings: list[str] = []
         self._first_commit_at: float | None = None
+        self._failure: str | None = None
 
     def reserve(self, name: str, nusd: int) -> Grant:
         """A replica asks to spend up to so much. Once closed it stays closed."""
@@ -88,6 +90,10 @@ class RunMeter:
         if message not in self._warnings:
             self._warnings.append(message)
 
+    def fail(self, message: str) -> None:
+        """Why the run cannot go on, in the words of who found out; the first counts."""
+        self._failure = self._failure or message
+
     def snapshot(self) -> Snapshot:
         tokens = sum(replica.tokens for replica in self._replicas.values())
         return Snapshot(
@@ -98,6 +104,7 @@ class RunMeter:
             self._closed,
             list(self._warnings),
             self._first_commit_at,
+            self._failure,
         )
 
     def _spent(self) -> int:

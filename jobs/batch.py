@@ -1,7 +1,7 @@
 """The main job: plan, stream, settle, and account for one run."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,6 +12,7 @@ import ray
 from actors.claims import ClaimShard, claim_committed
 from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
+from actors.rate_limits import RateLimits
 from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import group_of_each
@@ -29,6 +30,7 @@ from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.tuning_plans import plans_for
 from jobs.watching import Watch, watched
+from pipelines.api_tier import API
 from pipelines.blocks import Block
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
@@ -44,6 +46,7 @@ from pipelines.leftovers import (
 from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
+from pipelines.rate_limit import Limits
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.route_config import Calibrated, Learned
 from pipelines.settle import committed_time, drop_settled, write_bill
@@ -141,6 +144,7 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
+        self._limits = _rate_limits(plan.config.tiers)
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
     def finish(self, blocks: list[Block]) -> Summary:
@@ -148,9 +152,17 @@ class _Run:
             return self._finish(blocks)
         except ray.exceptions.RayError as error:
             raise RunFailure(
-                f"{_reason(error)}\nWhat is committed stays; run the same command again to go "
-                f"on. Logs: {self._logs}"
+                f"{self._told() or _reason(error)}\nWhat is committed stays; run the same command "
+                f"again to go on. Logs: {self._logs}"
             ) from error
+
+    def _told(self) -> str | None:
+        """What ended the run, in the words of who found out, if anybody did."""
+        try:
+            snapshot: Snapshot = ray.get(self._meter.snapshot.remote())
+        except ray.exceptions.RayError:
+            return None
+        return snapshot.failure
 
     def _finish(self, blocks: list[Block]) -> Summary:
         with watched(self._meter, self._save, self._watch):
@@ -257,6 +269,9 @@ class _Run:
             "plans": plans,
             "cpu_engines": cpu_engines(self._config.tiers),
             "route": self._plan.route,
+            "limits": self._limits.get(tier.engine.account)
+            if isinstance(tier.engine, API)
+            else None,
         }
         return Stage(
             hosts.EngineHost,
@@ -299,6 +314,17 @@ class _Run:
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
         lines += calibration_lines(self._directory)
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
+
+
+def _rate_limits(tiers: Sequence[Tier]) -> dict[str, Any]:
+    """An actor for each account of an API: its limits are one, whoever asks."""
+    limits = {
+        tier.engine.account: Limits(tier.engine.requests_per_minute, tier.engine.tokens_per_minute)
+        for tier in tiers
+        if isinstance(tier.engine, API)
+    }
+    actor = ray.remote(RateLimits).options(num_cpus=0)
+    return {account: actor.remote(stated) for account, stated in limits.items()}
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

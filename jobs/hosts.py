@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -31,12 +31,14 @@ from pipelines.cache_admission import admissible
 from pipelines.cascade import build_ladder
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
+from pipelines.errors import RunFailure
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
+from pipelines.rate_limit import Limits
 from pipelines.replicas import fitted
 from pipelines.route_config import Learned, Route
 from pipelines.route_plan import RoutePlan, known_answers
@@ -68,6 +70,30 @@ class RemoteMeter:
 
     def warn(self, message: str) -> None:
         self._actor.warn.remote(message)
+
+    def fail(self, message: str) -> None:
+        """Waits: the driver asks for it as soon as it hears that something failed."""
+        ray.get(self._actor.fail.remote(message))
+
+
+class RemoteLimits:
+    """A `RateLimits` in an actor, as an API engine sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    def reserve(self, tokens: Sequence[int]) -> Awaitable[list[float]]:
+        waits: Awaitable[list[float]] = self._actor.reserve.remote(tokens)
+        return waits
+
+    def correct(self, tokens: int) -> None:
+        self._actor.correct.remote(tokens)
+
+    def learn(self, said: Limits) -> None:
+        self._actor.learn.remote(said)
+
+    def pause(self, seconds: float) -> None:
+        self._actor.pause.remote(seconds)
 
 
 class RemoteMarket:
@@ -206,6 +232,7 @@ class EngineHost:
         plans: list[TuningPlan],
         cpu_engines: int,
         route: Route,
+        limits: Any | None,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
@@ -214,14 +241,20 @@ class EngineHost:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         name, engine = (
             uuid.uuid4().hex,
-            build_engine(tier, defaults, plan.engine_args if plan else None),
+            build_engine(
+                tier,
+                defaults,
+                plan.engine_args if plan else None,
+                RemoteLimits(limits) if limits else None,
+            ),
         )
+        self._meter = RemoteMeter(meter)
         self._generator = Generator(
             name=name,
             tier=tier,
             engine=engine,
             rate=prices.tiers[tier.name],
-            meter=RemoteMeter(meter),
+            meter=self._meter,
             attempt_id=attempt_id,
             defaults=defaults,
             metered=metered,
@@ -242,7 +275,12 @@ class EngineHost:
             time.sleep(_REPORT_EVERY_S)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return asyncio.run_coroutine_threadsafe(self._generated(table), self._loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(self._generated(table), self._loop).result()
+        except RunFailure as failure:
+            # What Ray makes of it is a page of tracebacks.
+            self._meter.fail(str(failure))
+            raise
 
     async def _generated(self, table: pa.Table) -> pa.Table:
         if self._trader is None or not rows_for_tier(table, self._generator.tier.name):

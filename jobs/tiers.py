@@ -8,6 +8,7 @@ from pathlib import Path
 from ray.util.accelerators import accelerators
 
 from jobs.engine_args import engine_arg_names
+from pipelines.api_tier import API
 from pipelines.errors import UsageProblem
 from pipelines.formats import CAPABILITIES, Device, model_refusal, this_cpu
 from pipelines.tier import VLLM, Tier
@@ -23,9 +24,22 @@ def check_tier(tier: Tier) -> None:
             f"{key}.accelerator: {tier.accelerator}: Ray knows no such accelerator"
             f"{_nearest(tier.accelerator, ACCELERATORS)}"
         )
+    if isinstance(tier.engine, API):
+        _check_key(key, tier.engine)
     if isinstance(tier.engine, VLLM):
         _check_names(f"{key}.engine.engine_args", tier.engine)
         _check_formats(f"{key}.engine.model", tier, tier.engine)
+
+
+def _check_key(key: str, engine: API) -> None:
+    name, path = engine.api_key_env, engine.api_key_file
+    if name and not os.environ.get(name, "").strip():
+        raise UsageProblem(
+            f"{key}.engine.api_key_env: {name} is not set here; export it, also on every node "
+            "that runs this tier"
+        )
+    if path and not Path(path).is_file():
+        raise UsageProblem(f"{key}.engine.api_key_file: {path}: no such file; mount the secret")
 
 
 def _check_names(key: str, engine: VLLM) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.api_tier import API
 from pipelines.config import RunConfig
 from pipelines.requests import Request
-from pipelines.tier import Scripted, Tier
+from pipelines.tier import VLLM, Tier
 
 KEY_BYTES = 16
 SORTABLE = np.dtype(f"S{KEY_BYTES + 1}")
@@ -79,16 +80,18 @@ def policy_digest(config: RunConfig, learned: bytes = b"") -> bytes:
     Args:
         learned: the digest of the plan that routing was calibrated to.
     """
-    # A draft model changes no answer: the model that answers verifies each of its tokens.
-    tiers = {
-        tier.name: [
-            model_revision(tier),
-            tier.engine.model_dump(mode="json", exclude={"draft_model"}),
-        ]
-        for tier in config.tiers
-    }
+    tiers = {tier.name: tier_identity(tier) for tier in config.tiers}
     route = config.route.model_dump(mode="json")
     return digest(canonical_json([route, tiers, config.sampling.given()]) + learned)
+
+
+def tier_identity(tier: Tier) -> list[Any]:
+    """What of a tier can change an answer."""
+    if isinstance(tier.engine, API):
+        return [tier.engine.identity()]
+    # A draft model changes no answer: the model that answers verifies each of its tokens.
+    engine = tier.engine.model_dump(mode="json", exclude={"draft_model"})
+    return [model_revision(tier), engine]
 
 
 def model_revision(tier: Tier) -> str:
@@ -99,9 +102,9 @@ def model_revision(tier: Tier) -> str:
     A hub name counts with its pinned revision, which preflight demands. Adapters and folders
     that engine arguments name count too.
     """
-    if isinstance(tier.engine, Scripted):
-        return "scripted"
     engine = tier.engine
+    if not isinstance(engine, VLLM):
+        return engine.kind
     folders = folder_digests([engine.model, engine.engine_args, engine.lora_adapters])
     return digest(canonical_json([folders, engine.model, engine.revision])).hex()
 

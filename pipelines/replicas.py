@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.api_tier import API
 from pipelines.tier import VLLM, Tier
 
 _GPU_SEQS, _CPU_SEQS = 1024, 256
@@ -75,6 +76,8 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
     Args:
         planned: engine arguments that the tier may be run with, beside its own.
     """
+    if isinstance(tier.engine, API):
+        return min(max(-(-2 * tier.engine.max_concurrency // block_rows), 4), 64)
     if not isinstance(tier.engine, VLLM):
         return 4
     most = max((args.get("max_num_seqs", 0) for args in planned), default=0)

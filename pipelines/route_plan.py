@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipelines.certify import Certificate
 from pipelines.config import RunConfig
 from pipelines.embedders import embedder_revision
-from pipelines.keys import canonical_json, digest, model_revision, request_key
+from pipelines.keys import canonical_json, digest, request_key, tier_identity
 from pipelines.requests import Request
 from pipelines.route_config import (
     ByConfidence,
@@ -72,13 +72,7 @@ def plan_key(config: RunConfig, route: Calibrated) -> str:
     Not of its input: a nightly run brings another every night. Whether its rows are like those
     of the sample is for the guard to see.
     """
-    tiers = {
-        name: [
-            model_revision(config.tier(name)),
-            config.tier(name).engine.model_dump(mode="json", exclude={"draft_model"}),
-        ]
-        for name in (route.cheap, route.strong)
-    }
+    tiers = {name: tier_identity(config.tier(name)) for name in (route.cheap, route.strong)}
     said = route.model_dump(mode="json", exclude={"plans", "calibrate"})
     revision = embedder_revision(route.embedding) if isinstance(route, Learned) else ""
     return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from pipelines.api_tier import API
 from pipelines.errors import ErrorKind
 from pipelines.section import Section
 
@@ -122,7 +123,7 @@ class VLLM(Section):
         return self
 
 
-Engine = Annotated[Scripted | VLLM, Field(discriminator="kind")]
+Engine = Annotated[Scripted | VLLM | API, Field(discriminator="kind")]
 
 
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")

@@ -8,7 +8,7 @@ from pipelines.distill_config import DistillConfig
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.requests import REQUEST_FIELDS
 from pipelines.schema import RESULT
-from pipelines.tier import VLLM
+from pipelines.tier import VLLM, Tier
 
 README = (ROOT / "README.md").read_text()
 
@@ -18,6 +18,8 @@ def test_the_configurations_in_the_readme_are_valid() -> None:
         section = yaml.safe_load(text)
         if section.keys() == {"engine"}:
             VLLM.model_validate(section["engine"])
+        elif section.keys() == {"name", "engine", "billing"}:
+            Tier.model_validate(section)
         elif "teacher" in section:
             DistillConfig.model_validate(section)
         else:

@@ -88,7 +88,7 @@ class Certificate:
     sample: int
 
 
-def threshold_grid(scores: ArrayLike, levels: int = 100) -> Floats:
+def threshold_grid(scores: ArrayLike, levels: int = 30) -> Floats:
     """Rising thresholds that keep equal further shares of these rows; the last keeps all."""
     values = np.asarray(scores, np.float64)
     shares = np.arange(1, levels + 1) / levels

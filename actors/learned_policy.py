@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.route_models import Scorer, load_scorer
+from pipelines.cascade import ANSWER
 from pipelines.familiarity import Familiarity
 from pipelines.requests import text_of
 from pipelines.route_features import features
@@ -75,7 +76,7 @@ class LearnedPolicy:
         if np.isinf(score):
             return Decision(self._strong, "unlike the calibration sample")
         if score <= threshold:
-            return Decision(self._cheap, "within the floor", score)
+            return Decision(self._cheap, "within the floor", score, step=0, turn=ANSWER)
         return Decision(self._strong, "the strong tier gains", score)
 
 

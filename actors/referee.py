@@ -18,8 +18,8 @@ _ANSWER = (
 )  # fmt: skip
 """What an engine leaves on a row."""
 _PLACE = (
-    "tier", "route_score", "route_reason", "escalations", "fallback_from", "_step", "_turn",
-    "_asked", "_parked",
+    "tier", "route_score", "route_reason", "escalations", "fallback_from", "route_audit", "_step",
+    "_turn", "_asked", "_parked",
 )  # fmt: skip
 
 Row = dict[str, Any]
@@ -43,7 +43,13 @@ class Referee:
         """
         if self._ladder is None and self._tier.fallback is None:
             return table
-        rows = table.select(["_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
+        label = self._ladder.label if self._ladder else None
+        rows = table.select(["row_id", "_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
+        labels = table[label].take(at).to_pylist() if label else [None] * len(rows)
+        ruled = [
+            (place, self._of(row, right))
+            for place, row, right in zip(at, rows, labels, strict=True)
+        ]
         changed = {
             place: new for place, row in zip(at, rows, strict=True) if (new := self._of(row))
         }
@@ -51,7 +57,7 @@ class Referee:
         values = {name: [row[name] for row in changed.values()] for name in names}
         return patch(table, list(changed), values)
 
-    def _of(self, row: Row) -> Row | None:
+    def _of(self, row: Row, label: Any) -> Row | None:
         """The row with all that changes; None if nothing does."""
         if row["status"] == "pending":
             return None
@@ -59,14 +65,14 @@ class Referee:
             return {**row, **_NO_ANSWER, "tier": self._tier.fallback, "fallback_from": row["tier"]}
         if self._ladder is None or row["_step"] is None:
             return None
-        outcome = self._ladder.after(_given(row))
+        outcome = self._ladder.after(_given(row, label))
         return _done(row, outcome) if isinstance(outcome, Done) else _next(row, outcome)
 
 
 _NO_ANSWER: Row = dict.fromkeys(_ANSWER)
 
 
-def _given(row: Row) -> Given:
+def _given(row: Row, label: Any) -> Given:
     parked = json.loads(row["_parked"]) if row["_parked"] else None
     return Given(
         step=row["_step"],
@@ -76,6 +82,8 @@ def _given(row: Row) -> Given:
         complete=row["finish_reason"] != CUT_SHORT,
         token_logprobs=(parked or row)["token_logprobs"],
         parked=parked["response"] if parked else None,
+        row_id=row["row_id"],
+        label=None if label is None else str(label),
     )
 
 
@@ -99,7 +107,8 @@ def _next(row: Row, following: Next) -> Row:
 
 def _done(row: Row, done: Done) -> Row:
     answer = json.loads(row["_parked"]) if done.takes_parked else {}
-    row = {**row, **answer, "_turn": ANSWER, "_asked": None, "_parked": None}
+    settled = {"route_audit": done.audit, "_turn": ANSWER, "_asked": None, "_parked": None}
+    row = {**row, **answer, **settled}
     if not Request.from_json(row["_request"]).sampling.get("logprobs"):
         # They were asked for to judge the answer, not by the row.
         row["token_logprobs"] = None

@@ -19,14 +19,18 @@ class Router:
     def __init__(self, route: Route, learned: Policy | None = None) -> None:
         self._policy = build_policy(route, learned)
 
-    def route(self, table: pa.Table) -> pa.Table:
+    def route(self, table: pa.Table, instead: Policy | None = None) -> pa.Table:
+        """Args:
+        instead: a policy to go by for this table, in place of the run's own.
+        """
+        policy = instead or self._policy
         at = undecided_rows(table)
         if not at:
             return table
-        names = [n for n in self._policy.columns if n in table.column_names]
+        names = [n for n in policy.columns if n in table.column_names]
         rows = table.select(["_request", *names]).take(at).to_pylist()
         candidates = [Candidate(Request.from_json(row["_request"]), row) for row in rows]
-        decided = self._policy.decide(candidates)
+        decided = policy.decide(candidates)
         decisions = [
             Decision(c.request.tier, "named by the row") if c.request.tier else d
             for c, d in zip(candidates, decided, strict=True)

@@ -32,6 +32,7 @@ from jobs.tuning_plans import plans_for
 from jobs.watching import Watch, watched
 from pipelines.api_tier import API
 from pipelines.blocks import Block
+from pipelines.certify import Floor
 from pipelines.chain import Stage, run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import RunConfig
@@ -49,6 +50,7 @@ from pipelines.prices import nano_dollars
 from pipelines.rate_limit import Limits
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.route_config import Calibrated, Learned
+from pipelines.route_guard import RouteGuard
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
 from pipelines.tier import Tier
@@ -145,6 +147,7 @@ class _Run:
         )
         self._shards = self._start_shards()
         self._limits = _rate_limits(plan.config.tiers)
+        self._guard = _route_guard(plan)
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
     def finish(self, blocks: list[Block]) -> Summary:
@@ -195,6 +198,7 @@ class _Run:
             logs=str(self._logs),
             claimed=self._claimed(),
             cache_groups=groups,
+            standing=self._guard.standing() if self._guard else None,
             warnings=snapshot.warnings,
         )
 
@@ -244,6 +248,7 @@ class _Run:
             "meter": self._meter,
             "plan": self._plan.route_plan,
             "keyed_by": self._plan.dialect.keyed_by,
+            "guard": self._guard,
         }
         gpus = config.route.embedding.num_gpus if isinstance(config.route, Learned) else 0
         options = {"num_cpus": 0, "num_gpus": gpus or None}
@@ -269,6 +274,8 @@ class _Run:
             "plans": plans,
             "cpu_engines": cpu_engines(self._config.tiers),
             "route": self._plan.route,
+            "configured": self._config.route,
+            "guard": self._guard,
             "limits": self._limits.get(tier.engine.account)
             if isinstance(tier.engine, API)
             else None,
@@ -314,6 +321,17 @@ class _Run:
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
         lines += calibration_lines(self._directory)
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
+
+
+def _route_guard(plan: Plan) -> hosts.Guarded | None:
+    """Only where some rows are promised to be as good on the cheap tier."""
+    route, learned = plan.config.route, plan.route_plan
+    if not isinstance(route, Calibrated) or not route.shadow_share:
+        return None
+    if learned is None or learned.certificate.threshold is None:
+        return None
+    floor = Floor(route.floor.loss_points, route.floor.confidence)
+    return hosts.Guarded(ray.remote(RouteGuard).options(num_cpus=0).remote(floor), route)
 
 
 def _rate_limits(tiers: Sequence[Tier]) -> dict[str, Any]:

@@ -28,7 +28,6 @@ from actors.response_cache import ResponseCache
 from actors.router import Router
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
-from pipelines.cascade import build_ladder
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.errors import RunFailure
@@ -40,9 +39,11 @@ from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.rate_limit import Limits
 from pipelines.replicas import fitted
-from pipelines.route_config import Learned, Route
+from pipelines.route_config import Calibrated, Learned, Route
+from pipelines.route_guard import Standing
 from pipelines.route_plan import RoutePlan, known_answers
-from pipelines.routing import Policy
+from pipelines.routing import FixedPolicy, Policy
+from pipelines.shadow import GAINS, SHADOW, ladder_of
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
 from pipelines.tuning import TuningPlan
@@ -94,6 +95,33 @@ class RemoteLimits:
 
     def pause(self, seconds: float) -> None:
         self._actor.pause.remote(seconds)
+
+
+class Guarded:
+    """A `RouteGuard` in an actor, as stages see it."""
+
+    def __init__(self, actor: Any, route: Calibrated) -> None:
+        self._actor = actor
+        self._cheap = route.cheap
+        self.closed = FixedPolicy(route.strong, "the floor is in danger")
+
+    def standing(self) -> Standing:
+        standing: Standing = ray.get(self._actor.standing.remote())
+        return standing
+
+    def is_in_danger(self) -> bool:
+        return self.standing().in_danger
+
+    def report(self, table: pa.Table, at: Sequence[int]) -> None:
+        """Tell what became of rows that a tier has just worked on."""
+        rows = table.select(["status", "tier", "route_audit", "_turn"]).take(at).to_pylist()
+        done = [row for row in rows if row["status"] == "ok" and row["route_audit"] is None]
+        cheap = sum(row["tier"] == self._cheap for row in done)
+        shadowed = sum(row["_turn"] == SHADOW for row in rows)
+        self._actor.routed.remote(len(done) + shadowed, cheap + shadowed)
+        gains = [GAINS[row["route_audit"]] for row in rows if row["route_audit"]]
+        if gains:
+            self._actor.checked.remote(gains)
 
 
 class RemoteMarket:
@@ -191,7 +219,9 @@ class RouterHost:
         plan: RoutePlan | None,
         plans: str | None,
         keyed_by: tuple[str, ...],
+        guard: Guarded | None,
     ) -> None:
+        self._guard = guard
         warn = RemoteMeter(meter).warn
         self._cache = ResponseCache(response_cache, storage, warn) if response_cache else None
         self._known: KnownAnswers | None = None
@@ -210,6 +240,8 @@ class RouterHost:
             table = recall_rows(table, self._cache)
         if self._known is not None:
             table = self._known.recall(table)
+        if self._guard is not None and self._guard.is_in_danger():
+            return self._router.route(table, self._guard.closed)
         return self._router.route(table)
 
 
@@ -232,7 +264,9 @@ class EngineHost:
         plans: list[TuningPlan],
         cpu_engines: int,
         route: Route,
+        configured: Route,
         limits: Any | None,
+        guard: Guarded | None,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
@@ -260,7 +294,8 @@ class EngineHost:
             metered=metered,
             plan=plan.key if plan else "",
         )
-        self._referee = Referee(tier, build_ladder(route))
+        self._referee = Referee(tier, ladder_of(route, configured))
+        self._guard = guard
         self._trader: Trader | None = None
         if exchange is not None:
             market = RemoteMarket(exchange)
@@ -292,6 +327,8 @@ class EngineHost:
         """Turn after turn, as long as rows are this tier's: it may grade what it then answers."""
         while at := rows_for_tier(table, self._generator.tier.name):
             table = self._referee.rule(await self._generator.generate(table), at)
+            if self._guard is not None:
+                self._guard.report(table, at)
         return table
 
 

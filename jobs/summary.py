@@ -13,6 +13,7 @@ from pipelines.commit import FOLLOWERS, PENDING
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_OK, RunFailure
 from pipelines.prices import NUSD
 from pipelines.route_config import Calibrated
+from pipelines.route_guard import Standing
 from pipelines.settle import count_rows
 from pipelines.storage import Directory
 
@@ -77,6 +78,7 @@ def summarize(
     logs: str,
     claimed: tuple[int, int],
     cache_groups: list[dict[str, Any]],
+    standing: Standing | None,
     warnings: list[str],
 ) -> Summary:
     """Count what is committed, and write `summary.json`."""
@@ -114,7 +116,7 @@ def summarize(
         claimed_keys=keys,
         bytes_per_claimed_key=round(held / keys, 1) if keys else 0.0,
         cache_groups=cache_groups,
-        routing=_routing(plan),
+        routing=_routing(plan, standing),
         price_version=plan.prices.version,
         warnings=[*warnings, *_lost_speculation(engines)],
         output=directory.url,
@@ -172,6 +174,8 @@ def print_summary(summary: Summary, console: Console) -> None:
         table.add_row("saved", "unknown", f"{summary.baseline} states no price per token")
     if summary.routing is not None:
         table.add_row(*_floor_line(summary.routing))
+        if summary.routing["checks"]:
+            table.add_row(*_checks_line(summary.routing["checks"]))
     for group in summary.cache_groups:
         table.add_row(*_cache_line(group))
     for engine in summary.engines:
@@ -225,13 +229,15 @@ def _tier(counts: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def _routing(plan: Plan) -> dict[str, Any] | None:
-    """What was certified of a learned route, and the floor that it holds for."""
+def _routing(plan: Plan, standing: Standing | None) -> dict[str, Any] | None:
+    """What was certified of a calibrated route, for which floor, and what checks of it found."""
     route, learned = plan.config.route, plan.route_plan
     if learned is None or not isinstance(route, Calibrated):
         return None
     floor = route.floor.model_dump()
-    return {"model": learned.model, "floor": floor, **asdict(learned.certificate)}
+    checks = asdict(standing) if standing else None
+    certificate = asdict(learned.certificate)
+    return {"model": learned.model, "floor": floor, **certificate, "checks": checks}
 
 
 def _floor_line(routing: dict[str, Any]) -> tuple[str, str, str]:
@@ -241,6 +247,12 @@ def _floor_line(routing: dict[str, Any]) -> tuple[str, str, str]:
         return "floor", "", f"nothing is certified within {promise}: all rows to the strong tier"
     saved = f"{100 * routing['saving']:.1f} % saving within {promise}"
     return "floor", "", f"certified: {saved}, on {routing['sample']:,} rows"
+
+
+def _checks_line(checks: dict[str, Any]) -> tuple[str, str, str]:
+    found = f"{checks['worse']:,} of them worse, a loss of {100 * checks['loss']:.2f} points"
+    alarm = "; [red]the floor is in danger: no more rows stay cheap[/red]"
+    return "checked", f"{checks['checked']:,}", found + (alarm if checks["in_danger"] else "")
 
 
 def _engines(directory: Directory, attempt_id: str) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Pure: it sees what a tier made of its turn and says what is next. A turn is an `
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol
 
 from pipelines.agreement import AGREEMENT
 from pipelines.checkers import Checker, build_checker
@@ -24,6 +24,7 @@ from pipelines.route_config import (
     Step,
 )
 
+Audit = Literal["worse", "as_good", "better"]
 ANSWER, GRADE = "answer", "grade"
 CUT_SHORT = "length"
 """The `finish_reason` of an answer that is not complete."""
@@ -39,6 +40,7 @@ class Given:
         response: None if the tier had none to give.
         complete: whether the answer was not cut short.
         parked: the answer that this turn was to judge.
+        label: the right answer, where the ladder named a column of them.
     """
 
     step: int
@@ -48,6 +50,8 @@ class Given:
     complete: bool = True
     token_logprobs: str | None = None
     parked: str | None = None
+    row_id: str = ""
+    label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,14 +76,23 @@ class Next:
 
 @dataclass(frozen=True)
 class Done:
-    """The row has its answer: the one that is there, or the one that was parked."""
+    """The row has its answer: the one that is there, or the one that was parked.
+
+    Attributes:
+        audit: how the answer that was parked compares with the one that is there.
+    """
 
     reason: str
     score: float | None = None
     takes_parked: bool = False
+    audit: Audit | None = None
 
 
 class Ladder(Protocol):
+    """What follows each tier's turn. `label` names a column of right answers, if it wants one."""
+
+    label: str | None
+
     def first(self, request: Request) -> Next: ...
 
     def after(self, given: Given) -> Next | Done: ...
@@ -98,6 +111,8 @@ def build_ladder(route: Route) -> Ladder | None:
 
 class GatekeeperLadder:
     """A grade first; it decides which tier answers."""
+
+    label: str | None = None
 
     def __init__(self, config: Gatekeeper) -> None:
         self._config = config
@@ -129,6 +144,8 @@ class _Verdict:
 
 class CascadeLadder:
     """Answer, check, accept or escalate, tier after tier."""
+
+    label: str | None = None
 
     def __init__(self, config: Cascade) -> None:
         self._steps: Sequence[Step] = config.steps

@@ -166,6 +166,13 @@ class Calibrated(Section):
         "beforehand",
         description="by `nightmill calibrate`; or by the first run itself, on its bill",
     )
+    shadow_share: float = Field(
+        0.02,
+        ge=0,
+        le=1,
+        description="of the rows that stay cheap: answered by both tiers and compared, so that a "
+        "broken floor is noticed while the run goes on",
+    )
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
 
@@ -236,7 +243,7 @@ def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
 def handovers(route: Route) -> Iterator[tuple[str, str]]:
     """(before, after): pairs of tiers of which the second may get a row from the first."""
     match route:
-        case CertifiedCascade():
+        case Calibrated():
             yield route.cheap, route.strong
         case Gatekeeper():
             yield route.tier, route.cheap

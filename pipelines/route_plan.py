@@ -27,6 +27,8 @@ from pipelines.route_config import (
 from pipelines.storage import Directory
 
 Arrays = Mapping[str, np.ndarray]
+_OPERATIONAL = {"plans", "calibrate", "shadow_share"}
+"""What changes no plan."""
 _UNKEYED = b""
 """Known answers hold for a tier of the plan, whatever else the policy says."""
 
@@ -73,7 +75,7 @@ def plan_key(config: RunConfig, route: Calibrated) -> str:
     of the sample is for the guard to see.
     """
     tiers = {name: tier_identity(config.tier(name)) for name in (route.cheap, route.strong)}
-    said = route.model_dump(mode="json", exclude={"plans", "calibrate"})
+    said = route.model_dump(mode="json", exclude=_OPERATIONAL)
     revision = embedder_revision(route.embedding) if isinstance(route, Learned) else ""
     return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()
 

@@ -56,8 +56,8 @@ class FixedPolicy:
 
     columns: Sequence[str] = ()
 
-    def __init__(self, tier: str) -> None:
-        self._decision = Decision(tier, "fixed")
+    def __init__(self, tier: str, reason: str = "fixed") -> None:
+        self._decision = Decision(tier, reason)
 
     def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
         return [self._decision] * len(candidates)

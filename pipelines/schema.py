@@ -62,6 +62,8 @@ RESULT = pa.schema(
         ("cache_audit", pa.string()),
         # The tier that should have answered and could not be reached.
         ("fallback_from", pa.string()),
+        # How the cheap tier's answer compares with the strong one's: worse, as_good, better.
+        ("route_audit", pa.string()),
         *BEYOND_TEXT,
     ]
 )

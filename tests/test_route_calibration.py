@@ -24,6 +24,7 @@ from jobs.route_calibration import (
 from pipelines.config import Output, RunConfig
 from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
+from pipelines.route_plan import plan_key
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 ROWS = 500
@@ -101,7 +102,44 @@ def test_the_run_keeps_the_floor_and_reuses_what_was_answered(
     }
     cheap = [row for row in out if row["tier"] == "cheap"]
     assert len(cheap) > 100
+    checked = [row["route_audit"] for row in out if row["route_audit"]]
+    assert summary.routing is not None
+    assert len(checked) == summary.routing["checks"]["checked"]
     assert {row["route_reason"] for row in cheap} == {"within the floor"}
+
+
+def test_a_route_that_has_turned_bad_is_noticed_and_closed(
+    calibrated: tuple[RunConfig, RouteCalibration], tmp_path: Path
+) -> None:
+    """The questions look as they did; their right answers are other ones now."""
+    config, _ = calibrated
+    raw = config.model_dump()
+    source = write_jsonl(
+        tmp_path / "later.jsonl",
+        [{"id": f"{i}", "prompt": f"{prompt(i)} please", "right": "stew"} for i in range(600)],
+    )
+    raw["tiers"][1] = tier("strong", replies=[{"response": "stew"}])
+    raw["input"] = {"path": str(source), "block_rows": 50}
+    raw["output"] = {"path": str(tmp_path / "out")}
+    raw["route"] |= {"shadow_share": 0.5, "unfamiliar": 0.0, "calibrate": "in_run"}
+    raw["route"]["plans"] = str(tmp_path / "plans")
+    moved = RunConfig.model_validate(raw)
+    found = calibrate_route(config.model_copy(update={"route": moved.route}), lambda _: None)
+    assert found.certificate.threshold is not None
+    stored = next((tmp_path / "plans").glob("*.json"))
+    for path in (tmp_path / "plans").iterdir():
+        path.rename(path.with_name(path.name.replace(stored.stem, plan_key(moved, moved.route))))
+    summary = run(moved)
+    assert summary.routing is not None
+    checks = summary.routing["checks"]
+    assert checks["in_danger"]
+    assert checks["worse"] == checks["checked"] > 10
+    out = pq.read_table(tmp_path / "out" / "rows").to_pylist()
+    audited = [row for row in out if row["route_audit"]]
+    assert {(row["route_audit"], row["tier"]) for row in audited} == {("worse", "strong")}
+    closed = [row for row in out if row["route_reason"] == "the floor is in danger"]
+    assert {row["tier"] for row in closed} == {"strong"}
+    assert len(closed) > 50
 
 
 def test_rows_unlike_the_sample_go_to_the_strong_tier(

@@ -1,0 +1,75 @@
+"""Checks in the shadow: some rows that a calibrated route left cheap are answered by both tiers."""
+
+from hashlib import blake2b
+
+from pipelines.agreement import AGREEMENT
+from pipelines.cascade import ANSWER, Audit, Done, Given, Ladder, Next, build_ladder
+from pipelines.requests import Request
+from pipelines.route_config import ByLabels, Calibrated, Route
+
+SHADOW = "shadow"
+GAINS: dict[str, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
+"""What the strong tier's answer is worth more, by `route_audit`, which speaks of the cheap one."""
+
+
+def ladder_of(route: Route, configured: Route) -> Ladder | None:
+    """The ladder of a run.
+
+    Args:
+        route: as the run takes it.
+        configured: as it was asked for.
+    """
+    ladder = build_ladder(route)
+    if isinstance(configured, Calibrated) and configured.shadow_share:
+        return ShadowLadder(ladder, configured)
+    return ladder
+
+
+class ShadowLadder:
+    """Takes what the route takes, and has a share of it answered again.
+
+    A checked row gets the strong tier's answer, which it has paid for.
+
+    Args:
+        inner: of the route itself; None where its first answer is the last.
+    """
+
+    def __init__(self, inner: Ladder | None, route: Calibrated) -> None:
+        self._inner, self._route = inner, route
+        self.label = route.quality.column if isinstance(route.quality, ByLabels) else None
+
+    def first(self, request: Request) -> Next:
+        if self._inner is None:
+            return Next(self._route.cheap, 0)
+        return self._inner.first(request)
+
+    def after(self, given: Given) -> Next | Done:
+        if given.turn == SHADOW:
+            return self._compared(given)
+        outcome = self._inner.after(given) if self._inner else Done("")
+        stays_cheap = given.step == 0 and given.turn == ANSWER and isinstance(outcome, Done)
+        if stays_cheap and given.response is not None and self._is_chosen(given.row_id):
+            return Next(self._route.strong, 0, SHADOW, parks=True)
+        return outcome
+
+    def _is_chosen(self, row_id: str) -> bool:
+        """By lot, but the same however often the row comes."""
+        seed = self._route.seed.to_bytes(8, "little", signed=True)
+        lot = blake2b(row_id.encode(), digest_size=8, key=seed).digest()
+        return int.from_bytes(lot, "little") < self._route.shadow_share * 2**64
+
+    def _compared(self, given: Given) -> Done:
+        if given.response is None or given.parked is None:
+            return Done("the check in the shadow found no answer", takes_parked=True)
+        return Done("checked in the shadow", audit=self._audit(given, given.parked, given.response))
+
+    def _audit(self, given: Given, cheap: str, strong: str) -> Audit | None:
+        agree = AGREEMENT[self._route.quality.compare]
+        if self.label is None:
+            return "as_good" if agree(strong, cheap) else "worse"
+        if given.label is None:
+            return None
+        is_right, should_be = agree(given.label, cheap), agree(given.label, strong)
+        if is_right == should_be:
+            return "as_good"
+        return "better" if is_right else "worse"

@@ -1,0 +1,43 @@
+import numpy as np
+import pytest
+
+from pipelines.certify import Floor
+from pipelines.route_guard import RouteGuard
+
+
+def guarded(rate_worse: float, checks: int, seed: int, share_cheap: float = 0.5) -> RouteGuard:
+    guard = RouteGuard(Floor(2.0, 0.95))
+    guard.routed(1000, int(1000 * share_cheap))
+    guard.checked(np.random.default_rng(seed).random(checks) < rate_worse)
+    return guard
+
+
+def test_a_kept_floor_raises_the_alarm_in_one_run_of_twenty_at_most() -> None:
+    """At its very edge: half of the rows are cheap and lose 4 points each."""
+    alarms = [guarded(0.04, 2000, seed).standing().in_danger for seed in range(400)]
+    assert np.mean(alarms) <= 0.05
+
+
+@pytest.mark.parametrize(("rate", "within"), [(0.2, 150), (0.1, 600)])
+def test_a_broken_floor_is_noticed(rate: float, within: int) -> None:
+    alarms = [guarded(rate, within, seed).standing().in_danger for seed in range(100)]
+    assert np.mean(alarms) >= 0.9
+
+
+def test_the_share_that_stays_cheap_counts() -> None:
+    assert guarded(0.1, 600, 1, share_cheap=0.5).standing().in_danger
+    assert not guarded(0.1, 600, 1, share_cheap=0.1).standing().in_danger
+
+
+def test_wins_make_up_for_losses() -> None:
+    guard = RouteGuard(Floor(2.0, 0.95))
+    guard.routed(100, 50)
+    guard.checked([1.0, -1.0] * 300)
+    standing = guard.standing()
+    assert (standing.in_danger, standing.worse, standing.loss) == (False, 300, 0)
+
+
+def test_an_alarm_stays() -> None:
+    guard = guarded(0.5, 100, 0)
+    guard.checked([-1.0] * 1000)
+    assert guard.standing().in_danger

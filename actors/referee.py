@@ -46,12 +46,10 @@ class Referee:
         label = self._ladder.label if self._ladder else None
         rows = table.select(["row_id", "_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
         labels = table[label].take(at).to_pylist() if label else [None] * len(rows)
-        ruled = [
-            (place, self._of(row, right))
-            for place, row, right in zip(at, rows, labels, strict=True)
-        ]
         changed = {
-            place: new for place, row in zip(at, rows, strict=True) if (new := self._of(row))
+            place: new
+            for place, row, right in zip(at, rows, labels, strict=True)
+            if (new := self._of(row, right))
         }
         names = [*_ANSWER, *_PLACE]
         values = {name: [row[name] for row in changed.values()] for name in names}

@@ -45,7 +45,8 @@ class Referee:
             return table
         label = self._ladder.label if self._ladder else None
         rows = table.select(["row_id", "_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
-        labels = table[label].take(at).to_pylist() if label else [None] * len(rows)
+        has_labels = label in table.column_names
+        labels = table[label].take(at).to_pylist() if has_labels else [None] * len(rows)
         changed = {
             place: new
             for place, row, right in zip(at, rows, labels, strict=True)

@@ -63,12 +63,11 @@ class ShadowLadder:
             return Done("the check in the shadow found no answer", takes_parked=True)
         return Done("checked in the shadow", audit=self._audit(given, given.parked, given.response))
 
-    def _audit(self, given: Given, cheap: str, strong: str) -> Audit | None:
+    def _audit(self, given: Given, cheap: str, strong: str) -> Audit:
         agree = AGREEMENT[self._route.quality.compare]
-        if self.label is None:
-            return "as_good" if agree(strong, cheap) else "worse"
         if given.label is None:
-            return None
+            # Rows of another night have no label any more.
+            return "as_good" if agree(strong, cheap) else "worse"
         is_right, should_be = agree(given.label, cheap), agree(given.label, strong)
         if is_right == should_be:
             return "as_good"

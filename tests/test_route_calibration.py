@@ -196,6 +196,7 @@ def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) ->
         "sample_rows": 300,
         "plans": str(tmp_path / "plans"),
         "calibrate": "in_run",
+        "shadow_share": 0.0,
     }
     said = {i: "stir" for i in range(ROWS) if i % 4}
     labelled = [{**row, "right": said.get(i, row["right"])} for i, row in enumerate(rows())]

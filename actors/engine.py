@@ -6,14 +6,18 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.admission import Admission, Admitted
+from pipelines.api_tier import API
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
 from pipelines.requests import Request, other_forms
 from pipelines.tier import Scripted, Tier
+
+if TYPE_CHECKING:
+    from actors.rate_limits import RateLimitCalls
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,23 @@ class ScriptedEngine:
 
 
 def build_engine(
-    tier: Tier, defaults: dict[str, Any], planned: dict[str, Any] | None = None
+    tier: Tier,
+    defaults: dict[str, Any],
+    planned: dict[str, Any] | None = None,
+    limits: "RateLimitCalls | None" = None,
 ) -> Engine:
     """The engine that a tier's configuration names, not yet started.
 
     Args:
         planned: engine arguments that `tune` found for it.
+        limits: the rate limits that an API tier shares with other engines.
     """
     if isinstance(tier.engine, Scripted):
         return ScriptedEngine(tier.engine)
+    if isinstance(tier.engine, API):
+        from actors.api_engine import APIEngine
+
+        return APIEngine(tier.engine, defaults, limits)
     from actors.vllm_engine import VLLMEngine
 
     return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s, planned)

@@ -11,6 +11,8 @@ ErrorKind = Literal[
     "template",
     "parser",
     "engine",
+    "malformed",
+    "unavailable",
     "lost_leader",
 ]
 

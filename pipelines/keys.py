@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.api_tier import API
 from pipelines.config import RunConfig
 from pipelines.requests import Request
 from pipelines.tier import Scripted, Tier
@@ -75,16 +76,23 @@ def row_id(path: str, ordinal: int) -> str:
 
 def policy_digest(config: RunConfig) -> bytes:
     """What the run adds to every key: routing, models with revisions, sampling defaults."""
-    # A draft model changes no answer: the model that answers verifies each of its tokens.
     tiers = {
         tier.name: [
             model_revision(tier),
-            tier.engine.model_dump(mode="json", exclude={"draft_model"}),
+            _answering(tier),
         ]
         for tier in config.tiers
     }
     route = config.route.model_dump(mode="json")
     return digest(canonical_json([route, tiers, config.sampling.given()]))
+
+
+def _answering(tier: Tier) -> dict[str, Any]:
+    """What of an engine's configuration can change an answer."""
+    if isinstance(tier.engine, API):
+        return tier.engine.identity
+    # A draft model changes none: the model that answers verifies each of its tokens.
+    return tier.engine.model_dump(mode="json", exclude={"draft_model"})
 
 
 def model_revision(tier: Tier) -> str:
@@ -97,6 +105,9 @@ def model_revision(tier: Tier) -> str:
     """
     if isinstance(tier.engine, Scripted):
         return "scripted"
+    if isinstance(tier.engine, API):
+        # The provider's name for a model is all that can be known of its weights.
+        return digest(canonical_json(tier.engine.identity)).hex()
     engine = tier.engine
     folders = folder_digests([engine.model, engine.engine_args, engine.lora_adapters])
     return digest(canonical_json([folders, engine.model, engine.revision])).hex()

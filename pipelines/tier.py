@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
+from pipelines.api_tier import API
 from pipelines.section import Section
 
 Placement = Literal["cloud", "private", "edge"]
@@ -109,7 +110,7 @@ class VLLM(Section):
         return self
 
 
-Engine = Annotated[Scripted | VLLM, Field(discriminator="kind")]
+Engine = Annotated[Scripted | VLLM | API, Field(discriminator="kind")]
 
 
 PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
@@ -178,6 +179,8 @@ class Tier(Section):
                 f"accelerator: {self.accelerator}, but num_gpus is 0; set num_gpus, or choose "
                 "machines by labels"
             )
+        if isinstance(self.engine, API):
+            self._check_api(self.engine)
         if isinstance(self.engine, VLLM) and self.num_gpus:
             self._check_parallel(self.engine.engine_args)
         if self.spans_nodes and (self.num_gpus < 1 or isinstance(self.replicas, Replicas)):
@@ -187,6 +190,19 @@ class Tier(Section):
                 "replica that left a pool"
             )
         return self
+
+    def _check_api(self, engine: API) -> None:
+        """What is paid by the hour runs somewhere of its own; here are only its requests."""
+        if self.num_gpus:
+            raise ValueError(
+                f"num_gpus: {self.num_gpus:g}: an API tier computes elsewhere; remove num_gpus, "
+                "or state its GPUs in billing.gpus"
+            )
+        if engine.mode == "batch" and not isinstance(self.billing, Serverless):
+            raise ValueError(
+                "engine.mode: batch: providers bill batches by the token; set billing.kind: "
+                "serverless"
+            )
 
     def _check_parallel(self, engine_args: Mapping[str, Any]) -> None:
         """A GPU that is reserved and not used is paid for; one that is used must be reserved."""

@@ -47,7 +47,7 @@ class Script:
         first: what the first requests meet, in the order in which they come; then `share`.
         share: of the other requests that meet one of `faults`, chosen by `seed`.
         faults: a key of `STATUS`, or hang, drip, reset, not-json, no-choices, no-usage,
-            wrong-usage.
+            wrong-usage, 400-key (an error that repeats the key).
         retry_after_s: what a 429-after asks for.
         key: what requests must bring, where one is needed.
         window_requests: more than so many in `window_s` are refused, as rate limits do.
@@ -142,6 +142,9 @@ class Standin:
         fault = self._fault(request)
         if fault in STATUS:
             return self._refusal(fault)
+        if fault == "400-key":
+            given = request.headers.get("Authorization", "")
+            return web.json_response({"error": {"message": f"bad header {given}"}}, status=400)
         if fault == "reset":
             assert request.transport is not None
             request.transport.abort()

@@ -78,9 +78,7 @@ class Batches:
         names = names[names.index(after) + 1 :] if after else names
         limit = int(request.query.get("limit", 20))
         page = [self._told(name) for name in names[:limit]]
-        return web.json_response(
-            {"object": "list", "data": page, "has_more": len(names) > limit}
-        )
+        return web.json_response({"object": "list", "data": page, "has_more": len(names) > limit})
 
     async def _retrieve(self, request: web.Request) -> web.Response:
         name = request.match_info["id"]

@@ -14,7 +14,6 @@ from pipelines.requests import Request
 Body = dict[str, Any]
 
 _NEVER = ("lora", "dimensions", "encoding_format")
-_NOTHING: tuple[Any, ...] = (None, False, "none", {"type": "text"})
 
 
 class Unusable(Exception):
@@ -182,7 +181,7 @@ class AnthropicMessages:
                 "invalid_request", f"temperature: is {temperature}; Anthropic's API takes 0 to 1"
             )
         form = fields.get("response_format")
-        if form not in _NOTHING and not _schema(form):
+        if _asks(form) and not _schema(form):
             return RowProblem(
                 "unsupported", "response_format: Anthropic's API takes a json_schema only"
             )
@@ -289,9 +288,14 @@ def _text(message: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _asks(value: Any) -> bool:
+    """Whether a field says anything; a zero does, as of a seed or of logprobs."""
+    return value is not None and value is not False and value not in ("none", {"type": "text"})
+
+
 def _unsupported(fields: Mapping[str, Any], names: Sequence[str], who: str) -> RowProblem | None:
     for name in names:
-        if fields.get(name) not in _NOTHING:
+        if _asks(fields.get(name)):
             return RowProblem("unsupported", f"{name}: {who} cannot be asked for it")
     return None
 

@@ -100,6 +100,9 @@ class APIEngine:
             if outcome.action == "fatal":
                 raise RunFailure(self._fatal(outcome))
             pause = wait_s(outcome, row.number, self._rng)
+            if self._breaker.is_open and outcome.is_down:
+                # Nobody else goes either: the breaker says when it is worth a try.
+                pause = min(pause, self._config.breaker.open_s)
             if outcome.action == "throttled" and outcome.after_s is not None:
                 self._queue.pause(outcome.after_s)
             if problem := row.give_up(outcome, pause):

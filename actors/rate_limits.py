@@ -122,8 +122,10 @@ class Queue:
                 await asyncio.sleep(lease.again_s)
 
     def _asked(self, asking: asyncio.Task[None]) -> None:
-        """Nobody must wait for a turn that will never come."""
+        """Nobody must wait for a turn that will never come, because asking for it failed."""
         error = None if asking.cancelled() else asking.exception()
+        if asking is not self._asking or not (error or asking.cancelled()):
+            return
         while self._waiting:
             _, turn = self._waiting.popleft()
             if not turn.done():

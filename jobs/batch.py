@@ -16,6 +16,7 @@ from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
+from jobs.rate_limits import RateLimitActors
 from jobs.run_cache import RunCache
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
@@ -133,6 +134,7 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
+        self._rate_limits = RateLimitActors()
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
     def finish(self, blocks: list[Block]) -> Summary:
@@ -243,6 +245,7 @@ class _Run:
             "exchange": self._start_exchange(tier),
             "plans": plans,
             "cpu_engines": cpu_engines(self._config.tiers),
+            "rate_limits": self._rate_limits.of(tier),
         }
         return Stage(
             hosts.EngineHost,

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -32,6 +32,7 @@ from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
+from pipelines.rate_limit import Lease
 from pipelines.replicas import fitted
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
@@ -60,6 +61,23 @@ class RemoteMeter:
 
     def warn(self, message: str) -> None:
         self._actor.warn.remote(message)
+
+
+class RemoteLimits:
+    """A `RateLimits` in an actor, as an API engine sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def lease(self, tokens: Sequence[int], returned: int) -> Lease:
+        lease: Lease = await self._actor.lease.remote(tokens, returned)
+        return lease
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        self._actor.learn.remote(headers)
+
+    def pause(self, seconds: float) -> None:
+        self._actor.pause.remote(seconds)
 
 
 class RemoteMarket:
@@ -183,16 +201,16 @@ class EngineHost:
         exchange: Any | None,
         plans: list[TuningPlan],
         cpu_engines: int,
+        rate_limits: Any | None = None,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
         plan = next((p for p in plans if p.subject.hardware == hardware()), None)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        name, engine = (
-            uuid.uuid4().hex,
-            build_engine(tier, defaults, plan.engine_args if plan else None),
-        )
+        name = uuid.uuid4().hex
+        limits = RemoteLimits(rate_limits) if rate_limits is not None else None
+        engine = build_engine(tier, defaults, plan.engine_args if plan else None, limits)
         self._generator = Generator(
             name=name,
             tier=tier,

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from ray.util.accelerators import accelerators
 
+from actors.api_client import read_key
 from jobs.engine_args import engine_arg_names
+from pipelines.api_tier import API
 from pipelines.errors import UsageProblem
 from pipelines.formats import CAPABILITIES, Device, model_refusal, this_cpu
 from pipelines.tier import VLLM, Tier
@@ -23,6 +25,11 @@ def check_tier(tier: Tier) -> None:
             f"{key}.accelerator: {tier.accelerator}: Ray knows no such accelerator"
             f"{_nearest(tier.accelerator, ACCELERATORS)}"
         )
+    if isinstance(tier.engine, API):
+        try:
+            read_key(tier.engine)
+        except UsageProblem as problem:
+            raise UsageProblem(f"{key}.engine.{problem}") from None
     if isinstance(tier.engine, VLLM):
         _check_names(f"{key}.engine.engine_args", tier.engine)
         _check_formats(f"{key}.engine.model", tier, tier.engine)

@@ -204,7 +204,9 @@ class Breaker:
         """A try found the service down; only a probe's failure counts while it is open."""
         self._failures += 1
         if probe:
-            self._probing, self._opened_at = False, now
+            self._probing = False
+        if probe and self.is_open:
+            self._opened_at = now
         elif self._opened_at is None and self._failures >= self._config.failures:
             self._opened_at = self._down_since = now
 

@@ -207,29 +207,20 @@ def test_the_key_is_sent_and_never_shown(
     key: str, dialect: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    version = "" if dialect == "anthropic" else "/v1"
+    fields = {"dialect": dialect, "api_key_env": key}
     with standin(key=KEY, first=["500", "400", "ok", "no-choices"]) as (_, url):
-        base = url if dialect == "anthropic" else f"{url}/v1"
-        config = api(url, base_url=base, dialect=dialect, api_key_env=key)
-        # An error message of the provider may hold anything.
-        answers = ask(config, "hello", KEY, "bye")
+        config = api(url, base_url=url + version, **fields)
+        answers = ask(config, "hello", "there", "bye")
     with (
         standin(key="sk-another") as (_, url),
         pytest.raises(RunFailure, match="NIGHTMILL_TEST_KEY") as error,
     ):
-        ask(api(url, base_url=base.replace(base.split("/v1")[0], url), dialect=dialect,
-                api_key_env=key), "hello")  # fmt: skip
+        ask(api(url, base_url=url + version, **fields), "hello")
+    assert [a.problem is None for a in answers].count(False) == 1
     shown = capfd.readouterr()
-    problems = [a.problem for a in answers]
-    for text in (
-        caplog.text,
-        repr(error.value),
-        repr(problems),
-        repr(config),
-        shown.out,
-        shown.err,
-    ):
+    for text in (caplog.text, shown.out, shown.err, repr(error.value), repr((answers, config))):
         assert KEY not in text
-    assert config.model_dump_json().count("secret") == 0
 
 
 def test_without_a_key_none_is_sent_not_even_one_that_lies_about(

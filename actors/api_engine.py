@@ -103,6 +103,8 @@ class APIEngine:
             if self._breaker.is_open and outcome.is_down:
                 # Nobody else goes either: the breaker says when it is worth a try.
                 pause = min(pause, self._config.breaker.open_s)
+            if outcome.is_down and self._breaker.is_outage(time.monotonic()):
+                outcome = replace(outcome, action="outage")
             if outcome.action == "throttled" and outcome.after_s is not None:
                 self._queue.pause(outcome.after_s)
             if problem := row.give_up(outcome, pause):

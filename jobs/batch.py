@@ -45,6 +45,8 @@ from pipelines.tier import Tier
 
 OnStart = Callable[[int], None]
 
+_OUR_ERRORS = tuple(f"{kind.__module__}.{kind.__name__}: " for kind in (RunFailure, UsageProblem))
+
 
 def run(
     config: RunConfig,
@@ -291,6 +293,10 @@ class _Run:
 
 def _reason(error: ray.exceptions.RayError) -> str:
     """The remote cause's own words; its long traceback is in the logs."""
+    # Ray Data puts an error of its own around ours, and what it keeps of ours is this text.
+    ours = [line for line in str(error).splitlines() if line.startswith(_OUR_ERRORS)]
+    if ours:
+        return ours[-1].partition(": ")[2]
     cause = getattr(error, "cause", None) or error
     lines = [line for line in str(cause).splitlines() if line.strip()]
     return f"{type(cause).__name__}: {lines[0] if lines else ''}"

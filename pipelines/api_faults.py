@@ -183,6 +183,10 @@ class Breaker:
     def is_open(self) -> bool:
         return self._opened_at is not None
 
+    def is_outage(self, now: float) -> bool:
+        """Whether the service has been down for too long to wait for."""
+        return self.is_open and now - self._down_since >= self._config.outage_s
+
     def ask(self, now: float) -> Leave:
         if self._opened_at is None:
             return Leave("go")
@@ -190,7 +194,7 @@ class Breaker:
         if rest <= 0 and not self._probing:
             self._probing = True
             return Leave("probe")
-        if now - self._down_since >= self._config.outage_s:
+        if self.is_outage(now):
             return Leave("outage")
         return Leave("wait", min(max(rest, 0.05), 1.0))
 

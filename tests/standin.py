@@ -110,6 +110,7 @@ class Standin:
             "paid_twice": sum(n - 1 for n in self.answered.values()),
             "faults": dict(self.faults),
             "requests": len(self.arrivals),
+            "arrived_s": self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0,
             "most_in_window": self.most_in_window(),
             "most_at_once": self.most_at_once,
             "tokens": self.tokens,

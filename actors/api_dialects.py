@@ -1,153 +1,170 @@
-"""The two ways of asking: OpenAI's, which most servers speak, and Anthropic's own."""
+"""What a row asks for in a provider's words, and what the provider's answer says in ours."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from actors.engine import Answer
 from pipelines.api_tier import API
 from pipelines.cost import Usage
 from pipelines.errors import RowProblem
-from pipelines.requests import Request, text_of
+from pipelines.requests import Request
 
-_OPENAI_FIELDS = {
-    "max_tokens", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty",
-    "n", "logprobs", "top_logprobs", "logit_bias", "response_format", "tools", "tool_choice",
-    "parallel_tool_calls",
-}  # fmt: skip
-_COMPLETIONS_FIELDS = {
-    "max_tokens", "temperature", "top_p", "stop", "seed", "presence_penalty", "frequency_penalty",
-    "n", "logprobs", "logit_bias",
-}  # fmt: skip
-_OURS = {"lora", "dimensions", "encoding_format"}
-"""No server of text takes these."""
-_ANTHROPIC_FIELDS = {"max_tokens", "temperature", "top_p", "top_k", "stop", "tools", "tool_choice"}
-_ANTHROPIC_MAX_TOKENS = 4096
-"""Its API demands a limit."""
-_STOPS = {"end_turn": "stop", "stop_sequence": "stop", "max_tokens": "length",
-          "tool_use": "tool_calls", "refusal": "content_filter"}  # fmt: skip
+Body = dict[str, Any]
+
+_NEVER = ("lora", "dimensions", "encoding_format")
 
 
-class Malformed(Exception):
-    """An answer that is none: it lacks what every answer has."""
+class Unusable(Exception):
+    """An answer that is no answer: what is missing or wrong in it.
+
+    Attributes:
+        usage: what it cost all the same; None if it does not say.
+    """
+
+    def __init__(self, what: str, usage: Usage | None = None) -> None:
+        super().__init__(what)
+        self.usage = usage
 
 
 class Dialect(Protocol):
-    """How one API is asked and understood.
+    """One provider's language.
 
-    `refuse` and `body` take the row's fields with the run's defaults mixed in.
+    Attributes:
+        path: below the base URL.
     """
 
     path: str
 
-    def refuse(self, request: Request, fields: Mapping[str, Any]) -> RowProblem | None: ...
+    def refuse(self, request: Request, fields: Mapping[str, Any]) -> RowProblem | None:
+        """What this API cannot be asked for; silently leaving it out would change the answer."""
+        ...
 
-    def body(self, request: Request, fields: Mapping[str, Any]) -> dict[str, Any]: ...
+    def body(self, request: Request, fields: Mapping[str, Any]) -> Body: ...
 
-    def answer(self, told: Any) -> Answer:
-        """Raises: Malformed"""
+    def read(self, told: Any) -> Answer:
+        """The answer with its usage. Raises: Unusable."""
         ...
 
 
-def build_dialect(config: API) -> Dialect:
+def dialect_of(config: API) -> Dialect:
     if config.dialect == "anthropic":
         return AnthropicMessages(config)
     return OpenAIChat(config) if config.endpoint == "chat" else OpenAICompletions(config)
 
 
-def _unsupported(fields: Mapping[str, Any], known: set[str], server: str) -> RowProblem | None:
-    asked = sorted(n for n, v in fields.items() if n not in known and v not in (None, False))
-    return RowProblem("unsupported", f"{asked[0]}: {server} does not take it") if asked else None
-
-
 class OpenAIChat:
-    """`/chat/completions`."""
+    """Chat completions. Fields that only some servers know are passed on: a server that does not
+    know one says so."""
 
     path = "/chat/completions"
-    _fields = _OPENAI_FIELDS
 
     def __init__(self, config: API) -> None:
         self._config = config
 
     def refuse(self, request: Request, fields: Mapping[str, Any]) -> RowProblem | None:
-        known = set(fields) - _OURS if self._config.vllm_fields else self._fields
-        return _unsupported(fields, known, "the server, as far as it is known,")
+        return _unsupported(fields, _NEVER, "an API tier")
 
-    def body(self, request: Request, fields: Mapping[str, Any]) -> dict[str, Any]:
-        asked = {name: value for name, value in fields.items() if value is not None}
-        if "max_tokens" in asked:
-            asked[self._config.max_tokens_field] = asked.pop("max_tokens")
+    def body(self, request: Request, fields: Mapping[str, Any]) -> Body:
         return {
             "model": self._config.model,
-            **self._text(request),
-            **self._logprobs(asked),
+            "messages": request.messages,
+            **self._fields(fields),
             **self._config.extra_body,
         }
 
-    def answer(self, told: Any) -> Answer:
-        try:
-            choices = [self._choice(choice) for choice in told["choices"]]
-            first, usage = choices[0], _openai_usage(told["usage"])
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
-            raise Malformed(f"an answer without {error}") from error
-        message = first["message"]
-        calls = message.get("tool_calls") or None
-        if message["content"] is None and not calls and not message.get("refusal"):
-            raise Malformed("an answer without content")
-        logprobs = first.get("logprobs")
+    def _fields(self, fields: Mapping[str, Any]) -> Body:
+        given = {name: value for name, value in fields.items() if value is not None}
+        if "max_tokens" in given:
+            given[self._config.max_tokens_field] = given.pop("max_tokens")
+        asked = given.get("logprobs")
+        if asked is not None and not isinstance(asked, bool):
+            given |= {"logprobs": True, "top_logprobs": asked}
+        return given
+
+    def read(self, told: Any) -> Answer:
+        usage = openai_usage(told)
+        choices = _list(told, "choices", usage)
+        read = [_choice(choice, usage) for choice in choices]
+        first = read[0]["message"]
         return Answer(
-            message["content"] or message.get("refusal") or "",
-            first["finish_reason"],
-            usage,
-            reasoning=message.get("reasoning_content") or message.get("reasoning") or None,
-            tool_calls=json.dumps(calls) if calls else None,
-            choices=json.dumps(choices) if len(choices) > 1 else None,
-            token_logprobs=json.dumps(logprobs) if logprobs else None,
+            # A refusal is what the model said.
+            response=_text(first, "content") or _text(first, "refusal") or _text(first, "content"),
+            finish_reason=read[0]["finish_reason"],
+            usage=usage,
+            reasoning=_text(first, "reasoning_content") or _text(first, "reasoning"),
+            tool_calls=_json(first.get("tool_calls")),
+            choices=_json(read) if len(read) > 1 else None,
+            token_logprobs=_json(read[0].get("logprobs")),
         )
-
-    def _text(self, request: Request) -> dict[str, Any]:
-        return {"messages": request.messages}
-
-    def _logprobs(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """vLLM's number of logprobs in OpenAI's two fields."""
-        asked = fields.get("logprobs")
-        if isinstance(asked, bool) or asked is None:
-            return fields
-        return {**fields, "logprobs": True, "top_logprobs": fields.get("top_logprobs", asked)}
-
-    def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:
-        choice["message"]["content"] = choice["message"].get("content")
-        _ = choice["finish_reason"]
-        return choice
 
 
 class OpenAICompletions(OpenAIChat):
-    """`/completions`, for models without a chat template: a row is one user message."""
+    """Completions: one prompt, continued as it stands, without a chat template."""
 
     path = "/completions"
-    _fields = _COMPLETIONS_FIELDS
 
     def refuse(self, request: Request, fields: Mapping[str, Any]) -> RowProblem | None:
-        if len(request.messages) != 1 or request.messages[0]["role"] != "user":
-            return RowProblem("unsupported", "messages: the completions endpoint takes one prompt")
-        return super().refuse(request, fields)
+        asked = (*_NEVER, "tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
+        if problem := _unsupported(fields, asked, "the completions endpoint"):
+            return problem
+        if len(request.messages) != 1:
+            return RowProblem(
+                "unsupported", "messages: the completions endpoint takes one prompt, no turns"
+            )
+        return None
 
-    def _text(self, request: Request) -> dict[str, Any]:
-        return {"prompt": text_of(request.messages[0]["content"])}
+    def body(self, request: Request, fields: Mapping[str, Any]) -> Body:
+        return {
+            "model": self._config.model,
+            "prompt": request.last_user_text,
+            **self._fields(fields),
+            **self._config.extra_body,
+        }
 
-    def _logprobs(self, fields: dict[str, Any]) -> dict[str, Any]:
-        asked = fields.get("logprobs")
-        if isinstance(asked, bool):
-            return {**fields, "logprobs": fields.pop("top_logprobs", 0) if asked else None}
-        return fields
+    def _fields(self, fields: Mapping[str, Any]) -> Body:
+        given = {name: value for name, value in fields.items() if value is not None}
+        likeliest = given.pop("top_logprobs", 0)
+        if given.get("logprobs") is True:
+            given["logprobs"] = likeliest
+        elif given.get("logprobs") is False:
+            del given["logprobs"]
+        return given
 
-    def _choice(self, choice: dict[str, Any]) -> dict[str, Any]:
-        message = {"role": "assistant", "content": choice["text"]}
-        return {**choice, "message": message, "finish_reason": choice["finish_reason"]}
+    def read(self, told: Any) -> Answer:
+        usage = openai_usage(told)
+        choices = _list(told, "choices", usage)
+        if any(not isinstance(c, dict) or not isinstance(c.get("text"), str) for c in choices):
+            raise Unusable("a choice without text", usage)
+        return Answer(
+            response=choices[0]["text"],
+            finish_reason=choices[0].get("finish_reason"),
+            usage=usage,
+            choices=_json(choices) if len(choices) > 1 else None,
+            token_logprobs=_json(choices[0].get("logprobs")),
+        )
+
+
+_ANTHROPIC_REASONS = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "length",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+"""In OpenAI's words. A paused turn would have to be continued: what is there is not all."""
+_ANTHROPIC_CANNOT = (
+    *_NEVER, "min_tokens", "min_p", "stop_token_ids", "ignore_eos", "bad_words", "logit_bias",
+    "skip_special_tokens", "seed", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "logprobs", "top_logprobs", "structured_outputs", "chat_template_kwargs",
+)  # fmt: skip
 
 
 class AnthropicMessages:
-    """`/v1/messages`."""
+    """Anthropic's messages API."""
 
     path = "/v1/messages"
 
@@ -155,89 +172,213 @@ class AnthropicMessages:
         self._config = config
 
     def refuse(self, request: Request, fields: Mapping[str, Any]) -> RowProblem | None:
-        plain = {k: v for k, v in fields.items() if v != {"type": "text"} and (k, v) != ("n", 1)}
-        if any(turn["role"] == "tool" for turn in request.messages):
-            return RowProblem("unsupported", "messages: tool results are not translated")
-        return _unsupported(plain, _ANTHROPIC_FIELDS, "Anthropic's API")
+        if problem := _unsupported(fields, _ANTHROPIC_CANNOT, "Anthropic's API"):
+            return problem
+        if (fields.get("n") or 1) > 1:
+            return RowProblem("unsupported", "n: Anthropic's API gives one answer")
+        if (temperature := fields.get("temperature")) is not None and temperature > 1:
+            return RowProblem(
+                "invalid_request", f"temperature: is {temperature}; Anthropic's API takes 0 to 1"
+            )
+        form = fields.get("response_format")
+        if _asks(form) and not _schema(form):
+            return RowProblem(
+                "unsupported", "response_format: Anthropic's API takes a json_schema only"
+            )
+        return None
 
-    def body(self, request: Request, fields: Mapping[str, Any]) -> dict[str, Any]:
-        systems = [t for t in request.messages if t["role"] in ("system", "developer")]
-        turns = [t for t in request.messages if t["role"] in ("user", "assistant")]
-        body: dict[str, Any] = {
+    def body(self, request: Request, fields: Mapping[str, Any]) -> Body:
+        system, turns = _anthropic_turns(request.messages)
+        body: Body = {
             "model": self._config.model,
-            "max_tokens": fields.get("max_tokens") or _ANTHROPIC_MAX_TOKENS,
-            "messages": [{"role": t["role"], "content": text_of(t["content"])} for t in turns],
+            "max_tokens": fields.get("max_tokens") or self._config.default_max_tokens,
+            "messages": turns,
         }
-        if systems:
-            body["system"] = "\n".join(text_of(turn["content"]) for turn in systems)
-        for name in ("temperature", "top_p", "top_k"):
-            if fields.get(name) is not None:
-                body[name] = fields[name]
-        if (stop := fields.get("stop")) is not None:
+        if system:
+            body["system"] = system
+        body |= {n: fields[n] for n in ("temperature", "top_p") if fields.get(n) is not None}
+        # vLLM's way to say no limit.
+        if (fields.get("top_k") or 0) > 0:
+            body["top_k"] = fields["top_k"]
+        if stop := fields.get("stop"):
             body["stop_sequences"] = [stop] if isinstance(stop, str) else stop
-        if tools := fields.get("tools"):
-            body["tools"] = [_anthropic_tool(tool["function"]) for tool in tools]
-            body["tool_choice"] = _anthropic_choice(fields.get("tool_choice") or "auto")
-        return {**body, **self._config.extra_body}
+        if schema := _schema(fields.get("response_format")):
+            body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        return {**body, **_anthropic_tools(fields), **self._config.extra_body}
 
-    def answer(self, told: Any) -> Answer:
-        try:
-            blocks = told["content"]
-            text = "".join(block["text"] for block in blocks if block["type"] == "text")
-            calls = [_tool_call(block) for block in blocks if block["type"] == "tool_use"]
-            thought = "".join(b["thinking"] for b in blocks if b["type"] == "thinking")
-            reason, usage = told["stop_reason"], _anthropic_usage(told["usage"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise Malformed(f"an answer without {error}") from error
+    def read(self, told: Any) -> Answer:
+        usage = anthropic_usage(told)
+        parts = _list(told, "content", usage, may_be_empty=told.get("stop_reason") is not None)
+        if any(not isinstance(part, dict) for part in parts):
+            raise Unusable("a content part that is no object", usage)
+        texts = [part.get("text", "") for part in parts if part.get("type") == "text"]
+        thoughts = [part.get("thinking", "") for part in parts if part.get("type") == "thinking"]
+        calls = [_openai_call(part) for part in parts if part.get("type") == "tool_use"]
+        reason = told.get("stop_reason")
         return Answer(
-            text,
-            _STOPS.get(reason, reason),
-            usage,
-            reasoning=thought or None,
-            tool_calls=json.dumps(calls) if calls else None,
+            response="".join(texts) if texts or not calls else None,
+            finish_reason=_ANTHROPIC_REASONS.get(reason, reason),
+            usage=usage,
+            reasoning="".join(thoughts) or None,
+            tool_calls=_json(calls),
         )
 
 
-def _openai_usage(told: Any) -> Usage:
-    if not isinstance(told, dict):
-        raise ValueError("usable token counts: no usage")
-    details = told.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") or 0
-    return _checked(told["prompt_tokens"], cached, told.get("completion_tokens", 0))
+def openai_usage(told: Any) -> Usage:
+    """Raises: Unusable if it is missing or cannot be: an answer is never silently free."""
+    given = told.get("usage") if isinstance(told, dict) else None
+    if not isinstance(given, dict):
+        raise Unusable("it tells no usage")
+    details = given.get("prompt_tokens_details") or {}
+    prompt = _tokens(given, "prompt_tokens")
+    cached = _tokens(details, "cached_tokens") if details.get("cached_tokens") is not None else 0
+    return _checked(Usage(prompt, cached, _tokens(given, "completion_tokens")))
 
 
-def _anthropic_usage(told: Any) -> Usage:
-    """Its `input_tokens` leave out what was read from the prefix cache, or written to it."""
-    if not isinstance(told, dict):
-        raise ValueError("usable token counts: no usage")
-    cached = told.get("cache_read_input_tokens") or 0
-    written = told.get("cache_creation_input_tokens") or 0
-    return _checked(told["input_tokens"] + cached + written, cached, told["output_tokens"])
+def anthropic_usage(told: Any) -> Usage:
+    """As `openai_usage`. Anthropic counts what its cache read and wrote beside `input_tokens`."""
+    given = told.get("usage") if isinstance(told, dict) else None
+    if not isinstance(given, dict):
+        raise Unusable("it tells no usage")
+    names = ("cache_read_input_tokens", "cache_creation_input_tokens")
+    read, written = (_tokens(given, n) if given.get(n) is not None else 0 for n in names)
+    prompt = _tokens(given, "input_tokens") + read + written
+    return _checked(Usage(prompt, read, _tokens(given, "output_tokens")))
 
 
-def _checked(prompt: Any, cached: Any, completion: Any) -> Usage:
-    """Raises: ValueError for what cannot be a count: a wrong bill is worse than a second try."""
-    counts = (prompt, cached, completion)
-    if any(not isinstance(n, int) or isinstance(n, bool) or n < 0 for n in counts):
-        raise ValueError("usable token counts: usage is wrong")
-    if cached > prompt or prompt == 0:
-        raise ValueError("possible token counts: usage is wrong")
-    return Usage(prompt, cached, completion)
+def _tokens(given: Mapping[str, Any], name: str) -> int:
+    value = given.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise Unusable(f"its usage.{name} is {value!r}")
+    return value
+
+
+def _checked(usage: Usage) -> Usage:
+    if usage.prompt_tokens == 0:
+        raise Unusable("its usage counts no prompt")
+    if usage.cached_prompt_tokens > usage.prompt_tokens:
+        raise Unusable("its usage counts more cached prompt tokens than prompt tokens")
+    return usage
+
+
+def _list(told: Any, name: str, usage: Usage, may_be_empty: bool = False) -> list[Any]:
+    found = told.get(name)
+    if not isinstance(found, list) or not (found or may_be_empty):
+        raise Unusable(f"it has no {name}", usage)
+    return found
+
+
+def _choice(choice: Any, usage: Usage) -> dict[str, Any]:
+    message = choice.get("message") if isinstance(choice, dict) else None
+    if not isinstance(message, dict):
+        raise Unusable("a choice without a message", usage)
+    if message.get("content") is None and not (message.get("tool_calls") or message.get("refusal")):
+        # A reasoning model may spend all its tokens before it says anything.
+        message = {**message, "content": ""}
+    return {
+        "index": choice.get("index", 0),
+        "message": message,
+        "finish_reason": choice.get("finish_reason"),
+        "logprobs": choice.get("logprobs"),
+    }
+
+
+def _text(message: Mapping[str, Any], name: str) -> str | None:
+    value = message.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _asks(value: Any) -> bool:
+    """Whether a field says anything; a zero does, as of a seed or of logprobs."""
+    return value is not None and value is not False and value not in ("none", {"type": "text"})
+
+
+def _unsupported(fields: Mapping[str, Any], names: Sequence[str], who: str) -> RowProblem | None:
+    for name in names:
+        if _asks(fields.get(name)):
+            return RowProblem("unsupported", f"{name}: {who} cannot be asked for it")
+    return None
+
+
+@dataclass
+class _Turn:
+    role: str
+    parts: list[dict[str, Any]]
+
+
+def _anthropic_turns(messages: Sequence[Mapping[str, Any]]) -> tuple[str, list[Body]]:
+    """The system's text, and turns: consecutive ones of a role are one, as tool results are."""
+    system = [str(m["content"]) for m in messages if m["role"] in ("system", "developer")]
+    turns: list[_Turn] = []
+    for message in messages:
+        if message["role"] in ("system", "developer"):
+            continue
+        role = "assistant" if message["role"] == "assistant" else "user"
+        if not turns or turns[-1].role != role:
+            turns.append(_Turn(role, []))
+        turns[-1].parts += _anthropic_parts(message)
+    return "\n\n".join(system), [{"role": t.role, "content": _simplest(t.parts)} for t in turns]
+
+
+def _anthropic_parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    text = message.get("content")
+    if message["role"] == "tool":
+        result = {"tool_use_id": message.get("tool_call_id"), "content": text or ""}
+        return [{"type": "tool_result", **result}]
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}] if text else []
+    for call in message.get("tool_calls") or ():
+        named = {"id": call.get("id"), "name": call["function"]["name"]}
+        parts.append({"type": "tool_use", **named, "input": _arguments(call)})
+    return parts
+
+
+def _arguments(call: Mapping[str, Any]) -> Any:
+    try:
+        return json.loads(call["function"].get("arguments") or "{}")
+    except ValueError:
+        return {}
+
+
+def _simplest(parts: list[dict[str, Any]]) -> Any:
+    return parts[0]["text"] if len(parts) == 1 and parts[0]["type"] == "text" else parts
+
+
+def _anthropic_tools(fields: Mapping[str, Any]) -> Body:
+    if not (tools := fields.get("tools")):
+        return {}
+    body: Body = {"tools": [_anthropic_tool(tool["function"]) for tool in tools]}
+    choice = fields.get("tool_choice")
+    asked: dict[str, Any] = {"type": "auto"}
+    if isinstance(choice, dict):
+        asked = {"type": "tool", "name": choice.get("function", {}).get("name")}
+    elif choice is not None:
+        asked = {"type": {"required": "any"}.get(choice, choice)}
+    alone = fields.get("parallel_tool_calls") is False and asked["type"] != "none"
+    if alone:
+        asked["disable_parallel_tool_use"] = True
+    return {**body, "tool_choice": asked} if choice is not None or alone else body
 
 
 def _anthropic_tool(function: Mapping[str, Any]) -> dict[str, Any]:
-    schema = function.get("parameters") or {"type": "object"}
-    described = {"description": function["description"]} if function.get("description") else {}
-    return {"name": function["name"], **described, "input_schema": schema}
+    tool = {
+        "name": function["name"],
+        "input_schema": function.get("parameters") or {"type": "object", "properties": {}},
+    }
+    return {**tool, "description": function["description"]} if "description" in function else tool
 
 
-def _anthropic_choice(choice: Any) -> dict[str, Any]:
-    if isinstance(choice, dict):
-        return {"type": "tool", "name": choice["function"]["name"]}
-    return {"type": {"required": "any"}.get(choice, choice)}
+def _schema(form: Any) -> dict[str, Any] | None:
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        return None
+    schema: dict[str, Any] | None = (form.get("json_schema") or {}).get("schema")
+    return schema
 
 
-def _tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = json.dumps(block["input"])
-    function = {"name": block["name"], "arguments": arguments}
-    return {"id": block["id"], "type": "function", "function": function}
+def _openai_call(part: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = json.dumps(part.get("input") or {}, ensure_ascii=False)
+    function = {"name": part.get("name"), "arguments": arguments}
+    return {"id": part.get("id"), "type": "function", "function": function}
+
+
+def _json(value: Any) -> str | None:
+    return json.dumps(value, ensure_ascii=False) if value else None

@@ -1,331 +1,228 @@
-"""An engine behind HTTP, through the providers' own clients."""
+"""Rows answered by an API: tried again where that helps, held back where it asks for that."""
 
 import asyncio
 import json
-import os
-import random
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from itertools import count
-from pathlib import Path
-from typing import Any, Protocol
+from random import Random
+from typing import Any
 
 from actors.admission import Admission, Admitted
-from actors.api_dialects import Dialect, Malformed, build_dialect
+from actors.api_client import Connection, Reply
+from actors.api_dialects import Unusable, dialect_of
 from actors.engine import Answer
-from pipelines.api_faults import Breaker, Fault, backoff_s, fault_of
+from actors.rate_limits import LocalLimits, Queue, RateLimitCalls
+from pipelines.api_faults import Breaker, Fault, failure_fault, wait_s
 from pipelines.api_tier import API
+from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
-from pipelines.rate_limit import Limits, limits_in
-from pipelines.requests import Request, text_of
+from pipelines.requests import Request
 
-_BYTES_A_TOKEN = 4
-"""To reserve by, before the server has counted."""
-_ASSUMED_TOKENS = 512
-_MALFORMED_TRIES = 3
-"""An answer that cannot be read was paid for; a server that sends nothing else must not be."""
-
-
-class LimitsCalls(Protocol):
-    """A `RateLimits`, wherever it lives."""
-
-    def reserve(self, tokens: Sequence[int]) -> Awaitable[list[float]]: ...
-
-    def correct(self, tokens: int) -> None: ...
-
-    def learn(self, said: Limits) -> None: ...
-
-    def pause(self, seconds: float) -> None: ...
-
-
-def read_key(config: API, name: str) -> str | None:
-    """The key, or None where none is named.
-
-    Raises:
-        RunFailure: it is not where the configuration says, with what to do about it.
-    """
-    if config.api_key_env:
-        key = os.environ.get(config.api_key_env, "").strip()
-        if not key:
-            raise RunFailure(
-                f"tiers.{name}.engine.api_key_env: {config.api_key_env} is not set; export it "
-                "on every node that runs this tier"
-            )
-        return key
-    if config.api_key_file:
-        try:
-            return Path(config.api_key_file).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise RunFailure(
-                f"tiers.{name}.engine.api_key_file: {config.api_key_file}: {error.strerror}; "
-                "mount it on every node that runs this tier"
-            ) from error
-    return None
+_ADMITTED = 2
+"""Rows let in per request that may be under way: some of them wait to be tried again."""
+_BYTES_PER_TOKEN = 4
+_ASSUMED_TOKENS = 256
+_MALFORMED_TRIES = 2
+"""A garbled answer may be an accident once; each of them is paid for."""
 
 
 class APIEngine:
-    """Sends rows to an API, again and again where that can help, and never too fast.
+    """An `Engine` whose answers come from a URL.
 
     Args:
-        name: of the tier.
         defaults: the run's sampling fields, for what a row leaves out.
-        limits: of the account; None where nothing is shared.
-        gives_up: an outage is told at once, because another tier takes over.
+        limits: the account's rate limits; None if this engine is alone with its account.
     """
 
     def __init__(
-        self,
-        name: str,
-        config: API,
-        defaults: dict[str, Any],
-        limits: LimitsCalls | None = None,
-        gives_up: bool = False,
+        self, config: API, defaults: Mapping[str, Any], limits: RateLimitCalls | None = None
     ) -> None:
         self.model = config.model
         self.clock = EngineClock()
         self.occupancy = Occupancy()
         self.admission = Admission(defaults.get("max_tokens"))
-        self._name, self._config, self._defaults = name, config, defaults
-        self._gives_up = gives_up
-        self._dialect: Dialect = build_dialect(config)
-        self._breaker = Breaker(config.breaker_failures, config.breaker_open_s)
-        self._turns = _Turns(limits, Limits(config.requests_per_minute, config.tokens_per_minute))
-        self._slots = asyncio.Semaphore(config.max_concurrency)
-        self._chance = random.Random()
+        self._config, self._defaults = config, defaults
+        self._dialect = dialect_of(config)
+        self._breaker = Breaker(config.breaker)
+        is_limited = bool(config.requests_per_minute or config.tokens_per_minute)
+        self._queue = Queue(limits or LocalLimits(config), is_limited)
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._rng = Random()
         self._ids = count()
-        self._secret = ""
-        self._client: Any = None
+        self._mean_completion: float | None = None
+        self._connection: Connection | None = None
 
     async def start(self) -> None:
-        self._secret = read_key(self._config, self._name) or ""
-        self._client = _client(self._config, self._secret)
-        self.admission.open(self._config.max_concurrency)
+        """Raises: UsageProblem if there is no key."""
+        self._connection = Connection(self._config, self._dialect.path)
+        self.admission.open(_ADMITTED * self._config.concurrency)
 
     def refuse(self, request: Request) -> RowProblem | None:
         return self._dialect.refuse(request, self._fields(request))
 
     async def answer(self, request: Request) -> Answer:
+        """Raises: RunFailure if every row would fail alike, as without a valid key."""
         admitted = await self.admission.enter(request)
         if not isinstance(admitted, Admitted):
             return admitted
         with admitted:
-            name, started = str(next(self._ids)), time.monotonic_ns()
-            self.clock.admit(name, 1, started)
+            name, began = str(next(self._ids)), time.monotonic_ns()
+            self.clock.admit(name, 1, began)
             try:
-                answer = await self._answer(request)
+                answer = await self._tried(self._dialect.body(request, self._fields(request)))
             finally:
                 ended = time.monotonic_ns()
                 engine_ns = self.clock.finish(name, 1, ended)
-            admitted.answered(answer.usage.completion_tokens)
-        return replace(answer, engine_ns=engine_ns, e2e_s=(ended - started) / 1e9)
+            if answer.problem is None:
+                admitted.answered(answer.usage.completion_tokens)
+        return replace(answer, engine_ns=engine_ns, e2e_s=(ended - began) / 1e9)
 
     def speculation_report(self) -> dict[str, Any]:
         return {}
 
     async def stop(self) -> None:
-        if self._client is not None:
-            await self._client.close()
+        if self._connection:
+            await self._connection.close()
 
     def _fields(self, request: Request) -> dict[str, Any]:
         return {**self._defaults, **request.sampling}
 
-    async def _answer(self, request: Request) -> Answer:
-        fields = self._fields(request)
-        body = self._dialect.body(request, fields)
-        tokens = _expected_tokens(request, fields)
-        deadline = time.monotonic() + self._config.deadline_s
-        last, malformed = Fault("no time was left"), 0
-        for tries in range(1, self._config.max_tries + 1):
-            if not await self._may_go(tokens, deadline):
-                return self._unavailable(last, tries - 1)
-            outcome = await self._once(body, tokens, deadline)
+    async def _tried(self, body: Mapping[str, Any]) -> Answer:
+        content = json.dumps(body, ensure_ascii=False).encode()
+        row = _Tries(self._config)
+        while True:
+            outcome = await self._try(content, row)
             if isinstance(outcome, Answer):
-                return replace(outcome, attempts=tries)
-            last = outcome
-            if last.problem is not None:
-                malformed += last.problem.kind == "engine"
-                if last.problem.kind != "engine" or malformed == _MALFORMED_TRIES:
-                    return Answer(problem=last.problem, attempts=tries)
-            pause = last.after_s if last.after_s is not None else backoff_s(tries, self._chance)
-            if last.is_final or time.monotonic() + pause >= deadline:
-                return self._unavailable(last, tries)
-            if tries < self._config.max_tries:
-                await asyncio.sleep(pause)
-        return self._unavailable(last, tries)
+                return row.paid(outcome)
+            if outcome.action == "fatal":
+                raise RunFailure(self._fatal(outcome))
+            pause = wait_s(outcome, row.number, self._rng)
+            if self._breaker.is_open and outcome.is_down:
+                # Nobody else goes either: the breaker says when it is worth a try.
+                pause = min(pause, self._config.breaker.open_s)
+            if outcome.is_down and self._breaker.is_outage(time.monotonic()):
+                outcome = replace(outcome, action="outage")
+            if outcome.action == "throttled" and outcome.after_s is not None:
+                self._queue.pause(outcome.after_s)
+            if problem := row.give_up(outcome, pause):
+                shown = self._shown(problem)
+                return row.paid(Answer(problem=RowProblem(outcome.kind, shown)))
+            await asyncio.sleep(pause)
 
-    async def _may_go(self, tokens: int, deadline: float) -> bool:
-        """Wait for the breaker and for the account's turn; False if that would take too long."""
-        while wait := self._breaker.wait_s(time.monotonic()):
-            if self._gives_up or time.monotonic() + wait >= deadline:
-                return False
-            await asyncio.sleep(wait)
-        wait = await self._turns.wait_s(tokens)
-        if time.monotonic() + wait >= deadline:
-            return False
-        if wait:
-            await asyncio.sleep(wait)
-        return True
-
-    async def _once(self, body: dict[str, Any], tokens: int, deadline: float) -> Answer | Fault:
-        limit = min(self._config.timeout_s, deadline - time.monotonic())
-        try:
-            async with self._slots, asyncio.timeout(limit):
-                status, headers, content = await self._client.send(self._dialect.path, body)
-        except TimeoutError:
-            return self._failed(Fault(f"no answer within {limit:.0f} s"))
-        # The client's own errors are about the connection: an answer of any kind is no error here.
-        except self._client.errors as error:
-            return self._failed(Fault(f"{type(error).__name__}: {error.__cause__ or error}"))
-        self._turns.learn(limits_in(headers))
-        if status != 200:
-            return self._refused(status, headers, content)
-        try:
-            answer = self._dialect.answer(json.loads(content))
-        except (Malformed, ValueError) as error:
-            says = self._masked(f"the server sent {error}")
-            return self._failed(Fault(says, RowProblem("engine", says)))
-        self._breaker.succeeded()
-        self._turns.correct(tokens - answer.usage.prompt_tokens - answer.usage.completion_tokens)
-        return answer
-
-    def _refused(self, status: int, headers: dict[str, str], content: bytes) -> Fault:
-        try:
-            told = json.loads(content)
-        except ValueError:
-            told = content.decode("utf-8", errors="replace")
-        fault = fault_of(status, told, headers, datetime.now(UTC))
-        fault = replace(fault, says=self._masked(fault.says))
-        if fault.problem:
-            self._breaker.succeeded()
-            return replace(
-                fault, problem=replace(fault.problem, message=self._masked(fault.problem.message))
-            )
-        if fault.is_setup:
-            source = self._config.api_key_env or self._config.api_key_file or "no key was named"
-            raise RunFailure(
-                f"tiers.{self._name}.engine: {self._config.base_url}: {fault.says}; check base_url "
-                f"and model {self._config.model!r}, and the key ({source})"
-            )
-        if fault.is_limited:
-            # It lives; it only wants patience, of everybody.
-            self._turns.pause(fault.after_s or 0.0)
-            return fault
-        return self._failed(fault)
-
-    def _failed(self, fault: Fault) -> Fault:
-        self._breaker.failed(time.monotonic())
-        return fault
-
-    def _unavailable(self, last: Fault, tries: int) -> Answer:
-        says = f"{self._config.base_url}: {last.says}; {tries} tries"
-        return Answer(problem=RowProblem("unavailable", self._masked(says)), attempts=tries)
-
-    def _masked(self, text: str) -> str:
-        """Servers like to quote the key that they refuse."""
-        return text.replace(self._secret, "***") if self._secret else text
-
-
-class _Turns:
-    """One replica's requests to the account's limits, as many in one call as come together."""
-
-    def __init__(self, limits: LimitsCalls | None, known: Limits) -> None:
-        self._limits, self._known = limits, known
-        self._paused_until = 0.0
-        self._waiting: list[tuple[int, asyncio.Future[float]]] = []
-        self._asking: asyncio.Task[None] | None = None
-
-    async def wait_s(self, tokens: int) -> float:
-        paused = max(self._paused_until - time.monotonic(), 0.0)
-        if self._limits is None or not self._known:
-            return paused
-        turn: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-        self._waiting.append((tokens, turn))
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-        return max(await turn, paused)
-
-    def learn(self, said: Limits) -> None:
-        if self._limits is not None and said and said != self._known:
-            self._known = said
-            self._limits.learn(said)
-
-    def correct(self, tokens: int) -> None:
-        if self._limits is not None and self._known.tokens_per_minute:
-            self._limits.correct(tokens)
-
-    def pause(self, seconds: float) -> None:
-        self._paused_until = max(self._paused_until, time.monotonic() + seconds)
-        if self._limits is not None and seconds:
-            self._limits.pause(seconds)
-
-    async def _ask(self) -> None:
-        assert self._limits is not None
-        while self._waiting:
-            asked, self._waiting = self._waiting, []
+    async def _try(self, content: bytes, row: "_Tries") -> Answer | Fault:
+        """One try, once a slot, the breaker and the rate limit let it go."""
+        assert self._connection is not None
+        async with self._slots:
+            leave = self._breaker.ask(time.monotonic())
+            if leave.action == "outage":
+                return Fault("outage", f"{self._config.base_url} has been down for too long")
+            if leave.action == "wait":
+                return Fault("wait", "the service is down", after_s=leave.wait_s)
+            told = False
             try:
-                waits = await self._limits.reserve([tokens for tokens, _ in asked])
-            except BaseException as error:
-                for _, turn in asked:
-                    if not turn.done():
-                        turn.set_exception(error)
-                raise
-            for (_, turn), wait in zip(asked, waits, strict=True):
-                if not turn.done():
-                    turn.set_result(wait)
-        self._asking = None
+                tokens = self._expected_tokens(content)
+                await self._queue.enter(tokens)
+                reply = await self._connection.post(content, row.begin())
+                outcome = self._read(reply, row)
+                told = True
+            finally:
+                if leave.action == "probe" and not told:
+                    self._breaker.abandoned()
+        self._count(outcome, leave.action == "probe", tokens)
+        self._queue.learn(reply.limits)
+        return outcome
 
-
-def _expected_tokens(request: Request, fields: dict[str, Any]) -> int:
-    size = sum(len(text_of(turn.get("content")).encode()) for turn in request.messages)
-    answers = fields.get("n") or 1
-    return size // _BYTES_A_TOKEN + answers * (fields.get("max_tokens") or _ASSUMED_TOKENS)
-
-
-class _Client:
-    """An official client, as far as it is used: one POST, with whatever status it brings."""
-
-    def __init__(self, client: Any, response: type, errors: tuple[type[Exception], ...]) -> None:
-        self._client, self._response, self.errors = client, response, errors
-        self._status_error: type[Exception] = errors[0]
-
-    async def send(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
-        """(status, headers by lower-case name, content)"""
-        from_server: Any
+    def _read(self, reply: Reply, row: "_Tries") -> Answer | Fault:
+        if reply.fault:
+            return reply.fault
         try:
-            from_server = await self._client.post(path, body=body, cast_to=self._response)
-        except self._status_error as error:
-            from_server = error.response  # type: ignore[attr-defined]
-        return from_server.status_code, dict(from_server.headers), from_server.content
+            told = json.loads(reply.body)
+        except ValueError:
+            return failure_fault("malformed", "it is no JSON")
+        try:
+            return self._dialect.read(told)
+        except Unusable as error:
+            if error.usage:
+                row.spent(error.usage)
+            return failure_fault("malformed", str(error))
 
-    async def close(self) -> None:
-        await self._client.close()
+    def _count(self, outcome: Answer | Fault, is_probe: bool, tokens: int) -> None:
+        """Tell the breaker and the rate limit what came of a try."""
+        if isinstance(outcome, Fault):
+            if outcome.is_down:
+                self._breaker.failed(time.monotonic(), is_probe)
+                return
+        else:
+            usage = outcome.usage
+            self._queue.used(tokens, usage.prompt_tokens + usage.completion_tokens)
+            mean = self._mean_completion
+            seen = usage.completion_tokens
+            self._mean_completion = seen if mean is None else mean + (seen - mean) / 16
+        self._breaker.succeeded()
+
+    def _expected_tokens(self, content: bytes) -> int:
+        mean = self._mean_completion
+        return len(content) // _BYTES_PER_TOKEN + int(_ASSUMED_TOKENS if mean is None else mean)
+
+    def _fatal(self, fault: Fault) -> str:
+        return (
+            f"{self._config.base_url}: {fault.message}. To fix: correct base_url, model or "
+            f"{self._config.key_source}, and run the same command again"
+        )
+
+    def _shown(self, text: str) -> str:
+        assert self._connection is not None
+        return self._connection.without_key(text)
 
 
-def _client(config: API, key: str) -> _Client:
-    # Importing them takes a second each.
-    import httpx2
+class _Tries:
+    """One row's tries: how many, since when, and what those without an answer cost."""
 
-    timeout = httpx2.Timeout(config.timeout_s)
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    if config.dialect == "anthropic":
-        import anthropic
+    def __init__(self, config: API) -> None:
+        self._config = config
+        self.number = 0
+        self._failures = 0
+        self._malformed = 0
+        self._usage = Usage()
+        self._first: float | None = None
 
-        web: Any = anthropic.DefaultAioHttpClient(timeout=timeout, limits=limits)
-        client: Any = anthropic.AsyncAnthropic(
-            base_url=config.base_url.removesuffix("/v1"), api_key=key or "none", max_retries=0,
-            timeout=timeout, http_client=web,
-        )  # fmt: skip
-        errors: tuple[type[Exception], ...] = (anthropic.APIStatusError, anthropic.APIError)
-    else:
-        import openai
+    def begin(self) -> float:
+        """A try begins: the seconds that it may take."""
+        now = time.monotonic()
+        self._first = now if self._first is None else self._first
+        self.number += 1
+        left = self._first + self._config.deadline_s - now
+        return max(min(self._config.timeout_s, left), 1e-3)
 
-        web = openai.DefaultAioHttpClient(timeout=timeout, limits=limits)
-        client = openai.AsyncOpenAI(
-            base_url=config.base_url, api_key=key or "none", max_retries=0, timeout=timeout,
-            http_client=web,
-        )  # fmt: skip
-        errors = (openai.APIStatusError, openai.APIError)
-    return _Client(client, httpx2.Response, errors)
+    def spent(self, usage: Usage) -> None:
+        mine = self._usage
+        self._usage = Usage(
+            mine.prompt_tokens + usage.prompt_tokens,
+            mine.cached_prompt_tokens + usage.cached_prompt_tokens,
+            mine.completion_tokens + usage.completion_tokens,
+        )
+
+    def paid(self, answer: Answer) -> Answer:
+        """The row's answer, with what all its tries cost."""
+        self.spent(answer.usage)
+        return replace(answer, usage=self._usage, attempts=self.number)
+
+    def give_up(self, fault: Fault, pause: float) -> str | None:
+        """Why the row is not tried again after so long a pause; None if it is."""
+        if fault.action in ("row", "outage"):
+            return fault.message
+        if fault.action == "retry":
+            self._failures += 1
+            self._malformed += fault.kind == "malformed"
+        tries = f"{self.number} {'try' if self.number == 1 else 'tries'}"
+        if self._malformed >= _MALFORMED_TRIES or self._failures > self._config.max_retries:
+            return f"gave up after {tries}: {fault.message}"
+        if self._first is None:
+            return None
+        passed = time.monotonic() - self._first
+        if passed + pause >= self._config.deadline_s:
+            return f"gave up after {tries}, because deadline_s would pass: {fault.message}"
+        return None

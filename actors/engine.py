@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actors.admission import Admission, Admitted
 from pipelines.api_tier import API
@@ -18,6 +18,9 @@ from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem
 from pipelines.requests import Request, other_forms
 from pipelines.tier import Scripted, Tier
+
+if TYPE_CHECKING:
+    from actors.rate_limits import RateLimitCalls
 
 
 @dataclass(frozen=True)
@@ -150,21 +153,20 @@ def build_engine(
     tier: Tier,
     defaults: dict[str, Any],
     planned: dict[str, Any] | None = None,
-    limits: Any = None,
+    limits: "RateLimitCalls | None" = None,
 ) -> Engine:
     """The engine that a tier's configuration names, not yet started.
 
     Args:
         planned: engine arguments that `tune` found for it.
-        limits: an API account's `RateLimits`, as `APIEngine` takes them.
+        limits: the rate limits that an API tier shares with other engines.
     """
     if isinstance(tier.engine, Scripted):
         return ScriptedEngine(tier.engine)
     if isinstance(tier.engine, API):
         from actors.api_engine import APIEngine
 
-        gives_up = tier.fallback is not None
-        return APIEngine(tier.name, tier.engine, defaults, limits, gives_up)
+        return APIEngine(tier.engine, defaults, limits)
     from actors.vllm_engine import VLLMEngine
 
     return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s, planned)

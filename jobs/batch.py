@@ -1,7 +1,7 @@
 """The main job: plan, stream, settle, and account for one run."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,11 @@ import ray
 from actors.claims import ClaimShard, claim_committed
 from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
-from actors.rate_limits import RateLimits
 from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
+from jobs.rate_limits import RateLimitActors
 from jobs.run_cache import RunCache
 from jobs.run_state import (
     Lock,
@@ -30,7 +30,6 @@ from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.tuning_plans import plans_for
 from jobs.watching import Watch, watched
-from pipelines.api_tier import API
 from pipelines.blocks import Block
 from pipelines.certify import Floor
 from pipelines.chain import Stage, run_chain, run_sort
@@ -47,7 +46,6 @@ from pipelines.leftovers import (
 from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
-from pipelines.rate_limit import Limits
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.route_config import Calibrated, Learned
 from pipelines.route_guard import RouteGuard
@@ -146,7 +144,7 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
-        self._limits = _rate_limits(plan.config.tiers)
+        self._rate_limits = RateLimitActors()
         self._guard = _route_guard(plan)
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
 
@@ -276,9 +274,7 @@ class _Run:
             "route": self._plan.route,
             "configured": self._config.route,
             "guard": self._guard,
-            "limits": self._limits.get(tier.engine.account)
-            if isinstance(tier.engine, API)
-            else None,
+            "rate_limits": self._rate_limits.of(tier),
         }
         return Stage(
             hosts.EngineHost,
@@ -332,17 +328,6 @@ def _route_guard(plan: Plan) -> hosts.Guarded | None:
         return None
     floor = Floor(route.floor.loss_points, route.floor.confidence)
     return hosts.Guarded(ray.remote(RouteGuard).options(num_cpus=0).remote(floor), route)
-
-
-def _rate_limits(tiers: Sequence[Tier]) -> dict[str, Any]:
-    """An actor for each account of an API: its limits are one, whoever asks."""
-    limits = {
-        tier.engine.account: Limits(tier.engine.requests_per_minute, tier.engine.tokens_per_minute)
-        for tier in tiers
-        if isinstance(tier.engine, API)
-    }
-    actor = ray.remote(RateLimits).options(num_cpus=0)
-    return {account: actor.remote(stated) for account, stated in limits.items()}
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

@@ -5,7 +5,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -30,14 +30,14 @@ from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
-from pipelines.errors import RunFailure
+from pipelines.errors import RunFailure, UsageProblem
 from pipelines.intake import Dialect, read_block
 from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
-from pipelines.rate_limit import Limits
+from pipelines.rate_limit import Lease
 from pipelines.replicas import fitted
 from pipelines.route_config import Calibrated, Learned, Route
 from pipelines.route_guard import Standing
@@ -77,26 +77,6 @@ class RemoteMeter:
         ray.get(self._actor.fail.remote(message))
 
 
-class RemoteLimits:
-    """A `RateLimits` in an actor, as an API engine sees it."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def reserve(self, tokens: Sequence[int]) -> Awaitable[list[float]]:
-        waits: Awaitable[list[float]] = self._actor.reserve.remote(tokens)
-        return waits
-
-    def correct(self, tokens: int) -> None:
-        self._actor.correct.remote(tokens)
-
-    def learn(self, said: Limits) -> None:
-        self._actor.learn.remote(said)
-
-    def pause(self, seconds: float) -> None:
-        self._actor.pause.remote(seconds)
-
-
 class Guarded:
     """A `RouteGuard` in an actor, as stages see it."""
 
@@ -122,6 +102,23 @@ class Guarded:
         gains = [GAINS[row["route_audit"]] for row in rows if row["route_audit"]]
         if gains:
             self._actor.checked.remote(gains)
+
+
+class RemoteLimits:
+    """A `RateLimits` in an actor, as an API engine sees it."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+
+    async def lease(self, tokens: Sequence[int], returned: int) -> Lease:
+        lease: Lease = await self._actor.lease.remote(tokens, returned)
+        return lease
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        self._actor.learn.remote(headers)
+
+    def pause(self, seconds: float) -> None:
+        self._actor.pause.remote(seconds)
 
 
 class RemoteMarket:
@@ -265,23 +262,17 @@ class EngineHost:
         cpu_engines: int,
         route: Route,
         configured: Route,
-        limits: Any | None,
         guard: Guarded | None,
+        rate_limits: Any | None = None,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
         plan = next((p for p in plans if p.subject.hardware == hardware()), None)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
-        name, engine = (
-            uuid.uuid4().hex,
-            build_engine(
-                tier,
-                defaults,
-                plan.engine_args if plan else None,
-                RemoteLimits(limits) if limits else None,
-            ),
-        )
+        name = uuid.uuid4().hex
+        limits = RemoteLimits(rate_limits) if rate_limits is not None else None
+        engine = build_engine(tier, defaults, plan.engine_args if plan else None, limits)
         self._meter = RemoteMeter(meter)
         self._generator = Generator(
             name=name,
@@ -312,7 +303,7 @@ class EngineHost:
     def __call__(self, table: pa.Table) -> pa.Table:
         try:
             return asyncio.run_coroutine_threadsafe(self._generated(table), self._loop).result()
-        except RunFailure as failure:
+        except (RunFailure, UsageProblem) as failure:
             # What Ray makes of it is a page of tracebacks.
             self._meter.fail(str(failure))
             raise

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ray.util.accelerators import accelerators
 
+from actors.api_client import read_key
 from jobs.engine_args import engine_arg_names
 from pipelines.api_tier import API
 from pipelines.errors import UsageProblem
@@ -25,21 +26,13 @@ def check_tier(tier: Tier) -> None:
             f"{_nearest(tier.accelerator, ACCELERATORS)}"
         )
     if isinstance(tier.engine, API):
-        _check_key(key, tier.engine)
+        try:
+            read_key(tier.engine)
+        except UsageProblem as problem:
+            raise UsageProblem(f"{key}.engine.{problem}") from None
     if isinstance(tier.engine, VLLM):
         _check_names(f"{key}.engine.engine_args", tier.engine)
         _check_formats(f"{key}.engine.model", tier, tier.engine)
-
-
-def _check_key(key: str, engine: API) -> None:
-    name, path = engine.api_key_env, engine.api_key_file
-    if name and not os.environ.get(name, "").strip():
-        raise UsageProblem(
-            f"{key}.engine.api_key_env: {name} is not set here; export it, also on every node "
-            "that runs this tier"
-        )
-    if path and not Path(path).is_file():
-        raise UsageProblem(f"{key}.engine.api_key_file: {path}: no such file; mount the secret")
 
 
 def _check_names(key: str, engine: VLLM) -> None:

@@ -1,124 +1,219 @@
-"""What an API's refusal means, how long to wait, and when to leave the server alone."""
+"""What a failed try at an API means, and when to try again.
 
-import random
+Pure: the caller brings the time, the random numbers and what it saw.
+"""
+
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any
+from random import Random
+from typing import Any, Literal
 
-from pipelines.errors import RowProblem
+from pipelines.api_tier import Breaker as BreakerConfig
+from pipelines.errors import ErrorKind
 
-_ROW_STATUS = (400, 409, 413, 415, 422)
-_SETUP_STATUS = (401, 403, 404)
-_LIMITED = 429
-_QUOTA = "insufficient_quota"
-_TOO_LONG = ("context_length", "context length", "too long", "maximum context")
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 60.0
-_MOST_RETRY_AFTER_S = 600.0
+FaultAction = Literal["retry", "throttled", "wait", "row", "outage", "fatal"]
+Failure = Literal["timeout", "connection", "malformed"]
+
+_RETRIED_STATUSES = (408, 409, 425)
+_CONTEXT_CODES = ("context_length_exceeded", "request_too_large", "string_above_max_length")
+_CONTEXT_WORDS = ("maximum context length", "prompt is too long", "longer than the maximum model")
+"""vLLM and Anthropic give no code for it, only these words."""
+_UNSUPPORTED_CODES = ("unsupported_parameter", "unsupported_value")
+_SHOWN = 300
+_BASE_S, _MOST_S = 0.5, 60.0
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why there was no answer.
+    """What to do about a try that brought no answer.
 
     Attributes:
-        says: in words, for people.
-        problem: of the row; it is not tried again.
-        is_setup: no row can be answered before somebody mends the configuration.
-        is_limited: the server lives and asks for patience.
-        is_final: trying again would not help, another tier might.
-        after_s: what the server asked to wait, in seconds.
+        action: retry; throttled and wait: as often as the deadline allows, because it was
+            told to slow down or was not tried at all; row: the row is at fault; outage: the
+            service is; fatal: every row would fail alike.
+        message: in plain words; may hold the provider's own.
+        after_s: what the provider asked to be left alone for.
     """
 
-    says: str
-    problem: RowProblem | None = None
-    is_setup: bool = False
-    is_limited: bool = False
-    is_final: bool = False
+    action: FaultAction
+    message: str
+    kind: ErrorKind = "unavailable"
     after_s: float | None = None
 
+    @property
+    def is_down(self) -> bool:
+        """Whether it speaks against the service, for a breaker."""
+        return self.action == "outage" or (self.action == "retry" and self.kind == "unavailable")
 
-def fault_of(status: int, body: Any, headers: Mapping[str, str], now: datetime) -> Fault:
-    """The meaning of an HTTP status that is no success.
+
+def failure_fault(failure: Failure, detail: str) -> Fault:
+    """A try without a status: nothing came, or nothing that can be read.
 
     Args:
-        body: parsed JSON, or text.
-        headers: with lower-case names.
+        detail: a class's name or what was missing; never the request.
     """
-    message, code = _told(body)
-    says = f"HTTP {status}: {message}" if message else f"HTTP {status}"
-    if status in _SETUP_STATUS:
-        return Fault(says, is_setup=True)
-    if status == 402 or (status == _LIMITED and code == _QUOTA):
-        return Fault(says, is_final=True)
-    if status in _ROW_STATUS:
-        too_long = any(sign in f"{code} {message}".lower() for sign in _TOO_LONG)
-        return Fault(says, RowProblem("context_length" if too_long else "invalid_request", says))
-    return Fault(says, is_limited=status == _LIMITED, after_s=retry_after(headers, now))
+    if failure == "malformed":
+        return Fault("retry", f"the endpoint's answer is unusable: {detail}", "malformed")
+    words = "did not answer in time" if failure == "timeout" else "could not be reached"
+    return Fault("retry", f"the endpoint {words} ({detail})")
+
+
+def status_fault(status: int, headers: Mapping[str, str], body: bytes, now: datetime) -> Fault:
+    """A try that was answered by an error's status."""
+    code, said = _told(body)
+    message = f"status {status}: {said}" if said else f"status {status}"
+    after = retry_after(headers, now)
+    if status in _FATAL or 300 <= status < 400:
+        # Providers repeat parts of the key in what they say here.
+        return Fault("fatal", _FATAL.get(status, f"status {status}: moved; correct base_url"))
+    if status == 402 or "insufficient_quota" in code:
+        return Fault("outage", "the account has no quota left; raise it with the provider")
+    if status == 429:
+        return Fault("throttled", message, after_s=after)
+    if status >= 500 or status in _RETRIED_STATUSES:
+        return Fault("retry", message, after_s=after)
+    return Fault("row", message, _row_kind(status, code, said))
+
+
+_FATAL = {
+    401: "status 401: the key was refused",
+    403: "status 403: the key may not do this",
+    404: "status 404: no such path or model; check base_url, endpoint and model",
+    405: "status 405: no such path; check base_url and endpoint",
+}
+
+
+def _row_kind(status: int, code: tuple[str, ...], said: str) -> ErrorKind:
+    if status == 413 or set(code) & set(_CONTEXT_CODES):
+        return "context_length"
+    if any(words in said.lower() for words in _CONTEXT_WORDS):
+        return "context_length"
+    return "unsupported" if set(code) & set(_UNSUPPORTED_CODES) else "invalid_request"
+
+
+def _told(body: bytes) -> tuple[tuple[str, ...], str]:
+    """An error body's code and type, and its message, shortened; empty if it has none."""
+    try:
+        told: Any = json.loads(body)
+    except ValueError:
+        return (), ""
+    error = told.get("error", told) if isinstance(told, dict) else None
+    if isinstance(error, str):
+        return (), error[:_SHOWN]
+    if not isinstance(error, dict):
+        return (), ""
+    code = tuple(str(error[name]) for name in ("code", "type") if error.get(name))
+    return code, str(error.get("message") or "")[:_SHOWN]
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Seconds that `Retry-After`, a number or a date, asks for; `retry-after-ms` is finer."""
-    millis = _number(headers.get("retry-after-ms"))
-    if millis is not None:
-        return min(millis / 1000, _MOST_RETRY_AFTER_S)
-    text = headers.get("retry-after")
-    seconds = _number(text)
-    if seconds is None and text:
-        try:
-            seconds = (parsedate_to_datetime(text).astimezone(UTC) - now).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return None if seconds is None else min(max(seconds, 0.0), _MOST_RETRY_AFTER_S)
-
-
-def backoff_s(tries: int, chance: random.Random) -> float:
-    """Exponential, with full jitter, so that rows which failed together do not come together."""
-    return chance.uniform(0, min(_FIRST_WAIT_S * 2 ** (tries - 1), _LONGEST_WAIT_S))
-
-
-class Breaker:
-    """Opens after so many failures in a row; one request then tries whether it may close.
+    """The seconds that a provider asks to wait: from milliseconds, seconds or an HTTP date.
 
     Args:
-        open_s: how long it stays open, in seconds.
+        headers: with names in lower case.
     """
-
-    def __init__(self, failures: int, open_s: float) -> None:
-        self._most, self._open_s = failures, open_s
-        self._failures = 0
-        self._until: float | None = None
-
-    def wait_s(self, now: float) -> float:
-        """0 if a request may go now. The first to be let through an open breaker is its probe."""
-        if self._until is None:
-            return 0.0
-        if now < self._until:
-            return self._until - now
-        self._until = now + self._open_s
-        return 0.0
-
-    def succeeded(self) -> None:
-        self._failures, self._until = 0, None
-
-    def failed(self, now: float) -> None:
-        self._failures += 1
-        if self._failures >= self._most:
-            self._until = now + self._open_s
-
-
-def _told(body: Any) -> tuple[str, str]:
-    """(message, code) of an error body in OpenAI's or Anthropic's form, or of any text."""
-    error = body.get("error", body) if isinstance(body, dict) else body
-    if isinstance(error, dict):
-        code = error.get("code") or error.get("type") or ""
-        return str(error.get("message") or ""), str(code)
-    return str(error or "")[:500], ""
+    if (milliseconds := _number(headers.get("retry-after-ms"))) is not None:
+        return milliseconds / 1000
+    text = headers.get("retry-after")
+    if text is None:
+        return None
+    if (seconds := _number(text)) is not None:
+        return seconds
+    try:
+        until = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    # A date without a zone is Greenwich's, as all HTTP dates are.
+    until = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max((until - now).total_seconds(), 0.0)
 
 
 def _number(text: str | None) -> float | None:
     try:
-        return float(text) if text else None
+        number = float(text or "")
     except ValueError:
         return None
+    return number if 0 <= number < float("inf") else None
+
+
+def backoff_s(tries: int, rng: Random) -> float:
+    """Exponential with full jitter, after so many failed tries (one or more)."""
+    return rng.uniform(0, min(_BASE_S * 2 ** min(tries - 1, 16), _MOST_S))
+
+
+def wait_s(fault: Fault, tries: int, rng: Random) -> float:
+    """How long to wait before the next try; a little more than asked, so that not all come at
+    the same moment."""
+    if fault.after_s is None:
+        return backoff_s(tries, rng)
+    return fault.after_s + rng.uniform(0, min(0.1 * fault.after_s, 1.0))
+
+
+@dataclass(frozen=True)
+class Leave:
+    """What a breaker says to who wants to try.
+
+    Attributes:
+        action: go; probe: go, and what comes of it decides; wait: ask again later; outage: the
+            service has been down for too long.
+    """
+
+    action: Literal["go", "probe", "wait", "outage"]
+    wait_s: float = 0.0
+
+
+class Breaker:
+    """Closed, everybody goes. After failures in a row it opens: nobody goes. Half-open, one
+    request goes to see.
+
+    Times are seconds of any one clock.
+    """
+
+    def __init__(self, config: BreakerConfig) -> None:
+        self._config = config
+        self._failures = 0
+        self._opened_at: float | None = None
+        self._down_since = 0.0
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._opened_at is not None
+
+    def is_outage(self, now: float) -> bool:
+        """Whether the service has been down for too long to wait for."""
+        return self.is_open and now - self._down_since >= self._config.outage_s
+
+    def ask(self, now: float) -> Leave:
+        if self._opened_at is None:
+            return Leave("go")
+        rest = self._opened_at + self._config.open_s - now
+        if rest <= 0 and not self._probing:
+            self._probing = True
+            return Leave("probe")
+        if self.is_outage(now):
+            return Leave("outage")
+        return Leave("wait", min(max(rest, 0.05), 1.0))
+
+    def succeeded(self) -> None:
+        """The service answered, be it with a refusal."""
+        self._failures = 0
+        self._opened_at = None
+        self._probing = False
+
+    def failed(self, now: float, probe: bool = False) -> None:
+        """A try found the service down; only a probe's failure counts while it is open."""
+        self._failures += 1
+        if probe:
+            self._probing = False
+        if probe and self.is_open:
+            self._opened_at = now
+        elif self._opened_at is None and self._failures >= self._config.failures:
+            self._opened_at = self._down_since = now
+
+    def abandoned(self) -> None:
+        """A probe ended without telling anything, as where its row was called back."""
+        self._probing = False

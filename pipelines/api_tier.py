@@ -1,67 +1,114 @@
-"""A tier behind an HTTP API: a provider, another vLLM, or an endpoint of one's own."""
+"""The configuration of a tier that some URL answers: a provider, or a server of our own."""
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from pipelines.section import Section
 
+ApiDialect = Literal["openai", "anthropic"]
+
+_OURS = ("model", "messages", "prompt", "stream", "system", "tools", "metadata")
+"""Members of a request's body that rows decide, or that would change what comes back."""
+
+
+class Breaker(Section):
+    """When to stop asking a service that is down, and when to give up on it."""
+
+    failures: PositiveInt = Field(32, description="failures in a row that open it")
+    open_s: PositiveFloat = Field(15.0, description="before one request tries again")
+    outage_s: PositiveFloat = Field(
+        120.0, description="open for so long, it lets rows fail at once instead of waiting"
+    )
+
 
 class API(Section):
-    """An OpenAI-compatible URL, or Anthropic's own API.
+    """An OpenAI-compatible URL, or Anthropic's API.
 
-    A key is named, never written: `resolved.yaml`, logs and rows hold no secret.
+    The key itself never stands here: only where to find it.
     """
 
     kind: Literal["api"]
-    base_url: str = Field(pattern=r"^https?://[^\s@]+$", description="up to and with /v1")
+    base_url: str = Field(description="as the official client takes it, e.g. https://host/v1")
     model: str
-    dialect: Literal["openai", "anthropic"] = "openai"
+    dialect: ApiDialect = "openai"
     endpoint: Literal["chat", "completions"] = "chat"
     api_key_env: str | None = Field(
-        None, pattern=r"^[A-Za-z_]\w*$", description="the environment variable with the key"
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable with it"
     )
-    api_key_file: str | None = Field(None, description="a file, such as a mounted secret")
+    api_key_file: str | None = Field(None, description="a mounted file with the key and no more")
+    concurrency: PositiveInt = Field(64, description="requests of one replica at the same time")
+    requests_per_minute: PositiveInt | None = Field(None, description="of the whole cluster")
+    tokens_per_minute: PositiveInt | None = Field(None, description="of the whole cluster")
+    timeout_s: PositiveFloat = Field(600.0, description="of one try")
+    deadline_s: PositiveFloat = Field(3600.0, description="of a row, over all its tries")
+    max_retries: int = Field(
+        8, ge=0, description="after failures; waiting for a rate limit is bounded by deadline_s"
+    )
+    breaker: Breaker = Breaker()
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
-        "max_tokens", description="what the server calls a row's max_tokens"
+        "max_tokens", description="what the endpoint calls a row's max_tokens"
     )
-    vllm_fields: bool = Field(
-        False, description="the server takes vLLM's own sampling fields, as top_k or min_p"
+    default_max_tokens: PositiveInt = Field(
+        4096, description="Anthropic: for rows without max_tokens, which its API demands"
     )
     extra_body: dict[str, Any] = Field(
-        default_factory=dict, description="sent along with every request"
+        default_factory=dict, description="added to every request, e.g. service_tier, priority"
     )
-    max_concurrency: PositiveInt = Field(64, description="requests of one replica at once")
-    requests_per_minute: PositiveInt | None = Field(
-        None, description="of the whole cluster; learned from the server's headers if it says"
-    )
-    tokens_per_minute: PositiveInt | None = Field(
-        None, description="of the whole cluster, prompt and answer together"
-    )
-    timeout_s: PositiveFloat = Field(600.0, description="of one try, from sending to last byte")
-    deadline_s: PositiveFloat = Field(3600.0, description="of a row over all its tries")
-    max_tries: PositiveInt = 10
-    breaker_failures: PositiveInt = Field(
-        20, description="in a row, after which the server is left alone for a while"
-    )
-    breaker_open_s: PositiveFloat = 30.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_literal_key(cls, raw: Any) -> Any:
+        if isinstance(raw, dict) and "api_key" in raw:
+            raise ValueError(
+                "api_key: a key must not stand in a configuration, which is written back beside "
+                "the results; remove it and name its variable in api_key_env, or its file in "
+                "api_key_file"
+            )
+        return raw
+
+    @field_validator("base_url")
+    @classmethod
+    def plain_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("give an http:// or https:// URL")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError(
+                "holds a user, password or query, which would be written back with the "
+                "configuration; give the bare URL, and the key by api_key_env or api_key_file"
+            )
+        return url.rstrip("/")
 
     @model_validator(mode="after")
-    def one_key(self) -> "API":
+    def fits_together(self) -> "API":
         if self.api_key_env and self.api_key_file:
-            raise ValueError("give api_key_env or api_key_file, not both")
-        if self.dialect == "anthropic" and (self.endpoint != "chat" or self.vllm_fields):
+            raise ValueError("give at most one of api_key_env and api_key_file")
+        if self.dialect == "anthropic" and self.endpoint == "completions":
+            raise ValueError("dialect: anthropic: has no endpoint: completions; use chat")
+        if ours := sorted(set(_OURS) & set(self.extra_body)):
             raise ValueError(
-                "dialect: anthropic: has neither endpoint: completions nor vllm_fields; remove them"
+                f"extra_body: {', '.join(ours)}: rows and other keys decide that; remove it"
             )
         return self
 
     @property
-    def account(self) -> str:
-        """Whose rate limits are one: the server and the key's name."""
-        return f"{self.base_url} {self.api_key_env or self.api_key_file or ''}"
+    def key_source(self) -> str:
+        """Where the key is found, in words that give nothing away."""
+        if self.api_key_env:
+            return f"the environment variable {self.api_key_env}"
+        return f"the file {self.api_key_file}" if self.api_key_file else "no key"
 
+    @property
+    def account(self) -> tuple[str, str]:
+        """Tiers with the same share one rate limit."""
+        return self.base_url, self.key_source
+
+    @property
     def identity(self) -> dict[str, Any]:
-        """What of this can change an answer."""
-        answering = {"kind", "base_url", "model", "dialect", "endpoint", "extra_body"}
-        return self.model_dump(mode="json", include=answering)
+        """Everything that can change an answer."""
+        named = {"base_url", "model", "dialect", "endpoint", "extra_body"}
+        if self.dialect == "anthropic":
+            named.add("default_max_tokens")
+        return self.model_dump(mode="json", include=named)

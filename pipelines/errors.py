@@ -11,6 +11,8 @@ ErrorKind = Literal[
     "template",
     "parser",
     "engine",
+    # What came back could not be read, or states no usable token counts.
+    "malformed",
     "lost_leader",
     # The tier could not be reached; a fallback tier may answer.
     "unavailable",

@@ -88,7 +88,7 @@ def policy_digest(config: RunConfig, learned: bytes = b"") -> bytes:
 def tier_identity(tier: Tier) -> list[Any]:
     """What of a tier can change an answer."""
     if isinstance(tier.engine, API):
-        return [tier.engine.identity()]
+        return [tier.engine.identity]
     # A draft model changes no answer: the model that answers verifies each of its tokens.
     engine = tier.engine.model_dump(mode="json", exclude={"draft_model"})
     return [model_revision(tier), engine]

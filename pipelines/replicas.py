@@ -77,7 +77,7 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
         planned: engine arguments that the tier may be run with, beside its own.
     """
     if isinstance(tier.engine, API):
-        return min(max(-(-2 * tier.engine.max_concurrency // block_rows), 4), 64)
+        return _blocks(tier.engine.concurrency, block_rows)
     if not isinstance(tier.engine, VLLM):
         return 4
     most = max((args.get("max_num_seqs", 0) for args in planned), default=0)
@@ -86,4 +86,8 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
         or most
         or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS)
     )
-    return min(max(-(-4 * int(seqs) // block_rows), 4), 64)
+    return _blocks(int(seqs), block_rows)
+
+
+def _blocks(at_once: int, block_rows: int) -> int:
+    return min(max(-(-4 * at_once // block_rows), 4), 64)

@@ -195,6 +195,8 @@ class Tier(Section):
                 f"accelerator: {self.accelerator}, but num_gpus is 0; set num_gpus, or choose "
                 "machines by labels"
             )
+        if isinstance(self.engine, API):
+            self._check_api()
         if isinstance(self.engine, VLLM) and self.num_gpus:
             self._check_parallel(self.engine.engine_args)
         if self.spans_nodes and (self.num_gpus < 1 or isinstance(self.replicas, Replicas)):
@@ -204,6 +206,14 @@ class Tier(Section):
                 "replica that left a pool"
             )
         return self
+
+    def _check_api(self) -> None:
+        """What is paid by the hour runs somewhere of its own; here are only its requests."""
+        if self.num_gpus:
+            raise ValueError(
+                f"num_gpus: {self.num_gpus:g}: an API tier computes elsewhere; remove num_gpus, "
+                "or state its GPUs in billing.gpus"
+            )
 
     def _check_parallel(self, engine_args: Mapping[str, Any]) -> None:
         """A GPU that is reserved and not used is paid for; one that is used must be reserved."""

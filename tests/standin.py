@@ -47,7 +47,7 @@ class Script:
         first: what the first requests meet, in the order in which they come; then `share`.
         share: of the other requests that meet one of `faults`, chosen by `seed`.
         faults: a key of `STATUS`, or hang, drip, reset, not-json, no-choices, no-usage,
-            wrong-usage.
+            wrong-usage, 400-key (an error that repeats the key).
         retry_after_s: what a 429-after asks for.
         key: what requests must bring, where one is needed.
         window_requests: more than so many in `window_s` are refused, as rate limits do.
@@ -110,6 +110,7 @@ class Standin:
             "paid_twice": sum(n - 1 for n in self.answered.values()),
             "faults": dict(self.faults),
             "requests": len(self.arrivals),
+            "arrived_s": self.arrivals[-1] - self.arrivals[0] if self.arrivals else 0.0,
             "most_in_window": self.most_in_window(),
             "most_at_once": self.most_at_once,
             "tokens": self.tokens,
@@ -142,6 +143,9 @@ class Standin:
         fault = self._fault(request)
         if fault in STATUS:
             return self._refusal(fault)
+        if fault == "400-key":
+            given = request.headers.get("Authorization", "")
+            return web.json_response({"error": {"message": f"bad header {given}"}}, status=400)
         if fault == "reset":
             assert request.transport is not None
             request.transport.abort()

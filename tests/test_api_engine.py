@@ -1,8 +1,5 @@
-"""The API engine against a server that fails as it is told."""
-
 import asyncio
-import json
-from collections.abc import Sequence
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,252 +7,260 @@ import pytest
 
 from actors.api_engine import APIEngine
 from actors.engine import Answer
-from actors.rate_limits import RateLimits
+from actors.rate_limits import LocalLimits
 from pipelines.api_tier import API
-from pipelines.errors import RunFailure
-from pipelines.rate_limit import Limits
+from pipelines.cost import Usage
+from pipelines.errors import RunFailure, UsageProblem
 from pipelines.requests import Request
 from tests.standin import standin
 
-
-class LocalLimits:
-    """A `RateLimits` in this process, as an engine sees one in an actor."""
-
-    def __init__(self, stated: Limits) -> None:
-        self.here = RateLimits(stated)
-        self.correct, self.learn, self.pause = self.here.correct, self.here.learn, self.here.pause
-
-    async def reserve(self, tokens: Sequence[int]) -> list[float]:
-        return self.here.reserve(tokens)
+KEY = "sk-very-secret-key-0123456789"
 
 
-def asked(text: str = "hello there", **sampling: Any) -> Request:
-    return Request([{"role": "user", "content": text}], sampling)
+def api(url: str, **fields: Any) -> API:
+    raw = {"kind": "api", "base_url": f"{url}/v1", "model": "m", "timeout_s": 5, **fields}
+    return API.model_validate(raw)
 
 
-def answers(
-    url: str,
-    *requests: Request,
-    limits: LocalLimits | None = None,
-    gives_up: bool = False,
-    **config: Any,
-) -> list[Answer]:
-    raw = {"kind": "api", "base_url": f"{url}/v1", "model": "m", **config}
-    engine = APIEngine("api", API.model_validate(raw), {"temperature": 0.0}, limits, gives_up)
+def ask(config: API, *texts: str, limits: Any = None, **defaults: Any) -> list[Answer]:
+    """The answers to prompts that are all asked at once."""
 
-    async def all_of_them() -> list[Answer]:
+    async def answers() -> list[Answer]:
+        engine = APIEngine(config, defaults, limits)
         await engine.start()
-        try:
-            return await asyncio.gather(*(engine.answer(request) for request in requests))
-        finally:
-            await engine.stop()
+        requests = [Request([{"role": "user", "content": text}], {}) for text in texts]
+        done = await asyncio.gather(*(engine.answer(request) for request in requests))
+        await engine.stop()
+        assert engine.clock.busy_ns == sum(answer.engine_ns for answer in done)
+        return done
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(answers())
+
+
+def test_rows_are_answered_with_their_usage() -> None:
+    with standin(cached=1) as (server, url):
+        one, two = ask(api(url), "one two three", "four", max_tokens=2)
+    assert (one.response, one.finish_reason) == ("ONE TWO", "length")
+    assert one.usage == Usage(3, 1, 2)
+    assert (two.response, two.finish_reason, two.attempts) == ("FOUR", "stop", 1)
+    assert two.ttft_s is None
+    assert two.e2e_s
+    assert {b["model"] for b in server.bodies} == {"m"}
+    assert all("stream" not in b for b in server.bodies)
 
 
 @pytest.mark.parametrize(
-    ("config", "text"),
-    [
-        ({}, "HELLO THERE"),
-        ({"endpoint": "completions"}, "HELLO THERE"),
-        ({"dialect": "anthropic"}, "HELLO THERE"),
-    ],
+    ("fields", "path"),
+    [({"endpoint": "completions"}, "/v1"), ({"dialect": "anthropic"}, "")],
 )
-def test_every_dialect_answers_with_its_usage(config: dict[str, Any], text: str) -> None:
-    with standin(cached=1) as (state, url):
-        (answer,) = answers(url, asked(max_tokens=8), **config)
-    assert (answer.response, answer.finish_reason, answer.attempts) == (text, "stop", 1)
-    cached = 0 if config.get("endpoint") else 1
-    extra = 1 if config.get("dialect") else 0
-    assert answer.usage.prompt_tokens == 2 + extra
-    assert answer.usage.cached_prompt_tokens >= cached
-    assert answer.usage.completion_tokens == 2
-    assert state.bodies[0]["model"] == "m"
-    assert answer.e2e_s is not None
+def test_other_endpoints_are_spoken_to(fields: dict[str, Any], path: str) -> None:
+    with standin(cached=5) as (_, url):
+        (answer,) = ask(api(url, base_url=url + path, **fields), "one two", max_tokens=1)
+    assert (answer.response, answer.finish_reason) == ("ONE", "length")
+    assert answer.usage.prompt_tokens == (7 if "dialect" in fields else 2)
 
 
-def test_an_answer_cut_at_its_limit_says_so() -> None:
-    with standin() as (_, url):
-        cut = answers(url, asked("a b c", max_tokens=2))
-        claude = answers(url, asked("a b c", max_tokens=2), dialect="anthropic")
-    assert [a.finish_reason for a in (*cut, *claude)] == ["length", "length"]
-
-
-@pytest.mark.parametrize(
-    "fault",
-    ["429", "429-after", "500", "503", "529", "reset", "not-json", "no-choices", "no-usage",
-     "wrong-usage"],
-)  # fmt: skip
-def test_what_may_pass_is_tried_again(fault: str) -> None:
-    with standin(first=[fault]) as (state, url):
-        (answer,) = answers(url, asked())
-    assert (answer.response, answer.attempts) == ("HELLO THERE", 2)
-    assert sum(state.answered.values()) == 1
+@pytest.mark.parametrize("fault", ["429", "429-after", "500", "503", "529", "reset"])
+def test_a_fault_that_passes_costs_a_try(fault: str) -> None:
+    with standin(first=[fault]) as (server, url):
+        (answer,) = ask(api(url), "hello")
+    assert (answer.response, answer.attempts) == ("HELLO", 2)
+    assert server.stats()["paid_twice"] == 0
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
-def test_a_try_has_a_limit_also_where_bytes_keep_coming(fault: str) -> None:
-    with standin(first=[fault], drip_s=0.2) as (_, url):
-        (answer,) = answers(url, asked(), timeout_s=0.5)
-    assert (answer.response, answer.attempts) == ("HELLO THERE", 2)
+def test_a_try_has_an_end_whatever_trickles_in(fault: str) -> None:
+    with standin(first=[fault]) as (_, url):
+        (answer,) = ask(api(url, timeout_s=0.3), "hello")
+    assert (answer.response, answer.attempts) == ("HELLO", 2)
+
+
+@pytest.mark.parametrize("fault", ["not-json", "no-choices", "no-usage", "wrong-usage"])
+def test_a_garbled_answer_is_tried_once_more_and_then_a_problem(fault: str) -> None:
+    with standin(first=[fault]) as (_, url):
+        (answer,) = ask(api(url), "one two")
+    assert (answer.response, answer.attempts) == ("ONE TWO", 2)
+    # What the first try says it cost is paid for; what says nothing true cannot be.
+    assert answer.usage.prompt_tokens == (4 if fault == "no-choices" else 2)
+    with standin(first=[fault] * 9) as (server, url):
+        (answer,) = ask(api(url), "one two")
+    assert answer.problem
+    assert answer.problem.kind == "malformed"
+    assert len(server.arrivals) == 2
 
 
 @pytest.mark.parametrize(
     ("fault", "kind"), [("400", "invalid_request"), ("context", "context_length")]
 )
-def test_what_is_wrong_with_the_row_is_never_tried_again(fault: str, kind: str) -> None:
-    with standin(first=[fault]) as (state, url):
-        (answer,) = answers(url, asked())
-    assert answer.problem is not None
-    assert (answer.problem.kind, answer.attempts) == (kind, 1)
-    assert len(state.arrivals) == 1
+def test_a_bad_row_is_never_sent_again(fault: str, kind: str) -> None:
+    with standin(first=[fault]) as (server, url):
+        (answer,) = ask(api(url), "hello")
+    assert answer.problem
+    assert answer.problem.kind == kind
+    assert answer.attempts == len(server.arrivals) == 1
 
 
-@pytest.mark.parametrize(
-    ("faults", "config"),
-    [
-        (["500"] * 3, {"max_tries": 3}),
-        (["500"] * 9, {"deadline_s": 0.3}),
-        (["quota"], {}),
-        (["hang"] * 3, {"timeout_s": 0.1, "max_tries": 2}),
-    ],
-)
-def test_an_outage_is_a_problem_that_another_tier_may_solve(
-    faults: list[str], config: dict[str, Any]
-) -> None:
-    with standin(first=faults) as (_, url):
-        (answer,) = answers(url, asked(), **config)
-    assert answer.problem is not None
+def test_without_quota_nothing_is_tried_again() -> None:
+    with standin(first=["quota"]) as (server, url):
+        (answer,) = ask(api(url), "hello")
+    assert answer.problem
     assert answer.problem.kind == "unavailable"
+    assert len(server.arrivals) == 1
 
 
-def test_no_server_at_all_is_an_outage() -> None:
-    (answer,) = answers("http://127.0.0.1:9", asked(), max_tries=2)
-    assert answer.problem is not None
-    assert answer.problem.kind == "unavailable"
+def test_a_service_that_stays_down_is_given_up_on() -> None:
+    with standin(share=1.0, faults=["500"]) as (server, url):
+        (answer,) = ask(api(url, max_retries=2), "hello")
+        assert answer.problem
+        assert (answer.problem.kind, answer.attempts) == ("unavailable", 3)
+        assert len(server.arrivals) == 3
+    with standin(share=1.0, faults=["429-after"], retry_after_s=9.0) as (server, url):
+        (answer,) = ask(api(url, deadline_s=5), "hello")
+        assert answer.problem
+        assert "deadline_s" in answer.problem.message
+        assert len(server.arrivals) == 1
 
 
-def test_an_unreadable_server_is_not_paid_for_ever() -> None:
-    with standin(first=["no-usage"] * 20) as (state, url):
-        (answer,) = answers(url, asked())
-    assert answer.problem is not None
-    assert answer.problem.kind == "engine"
-    assert "usage" in answer.problem.message
-    assert len(state.arrivals) == 3
+def test_a_breaker_saves_a_service_that_is_down_from_most_of_the_tries() -> None:
+    breaker = {"failures": 4, "open_s": 0.2, "outage_s": 0.5}
+    with standin(share=1.0, faults=["503"]) as (server, url):
+        config = api(url, breaker=breaker, concurrency=4, max_retries=50)
+        answers = ask(config, *(f"row {i}" for i in range(100)))
+        assert {a.problem.kind for a in answers if a.problem} == {"unavailable"}
+        assert all(a.problem for a in answers)
+        assert len(server.arrivals) < 30
+    with standin(first=["503"] * 8) as (server, url):
+        config = api(url, breaker={**breaker, "outage_s": 60}, concurrency=4)
+        answers = ask(config, *(f"row {i}" for i in range(50)))
+        assert [a.response for a in answers] == [f"ROW {i}" for i in range(50)]
 
 
-def test_who_has_a_fallback_leaves_a_dead_server_alone() -> None:
-    requests = [asked(f"row {i}") for i in range(20)]
-    config = {"max_concurrency": 1, "max_tries": 1, "breaker_failures": 3}
-    with standin(first=["500"] * 50) as (state, url):
-        found = answers(url, *requests, gives_up=True, **config)
-    # One more may have been on its way to the door.
-    assert len(state.arrivals) <= 4
-    assert {a.problem.kind for a in found if a.problem} == {"unavailable"}
+def test_under_faults_nothing_is_lost_and_nothing_is_paid_twice() -> None:
+    faults = ["429", "429-after", "500", "529", "reset"]
+    with standin(share=0.3, faults=faults, retry_after_s=0.01) as (server, url):
+        answers = ask(api(url, concurrency=32, max_retries=20), *(f"row {i}" for i in range(200)))
+        assert [a.response for a in answers] == [f"ROW {i}" for i in range(200)]
+        stats = server.stats()
+    assert (stats["answered"], stats["paid_twice"]) == (200, 0)
+    assert stats["most_at_once"] <= 32
+    assert (
+        sum(a.usage.prompt_tokens + a.usage.completion_tokens for a in answers) == stats["tokens"]
+    )
+    assert sum(a.attempts for a in answers) == stats["requests"]
 
 
-@pytest.mark.parametrize("fault", ["401", "404"])
-def test_a_wrong_key_or_model_ends_the_run_and_hides_the_key(
-    fault: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("API_TEST_KEY", "sk-very-secret")
-    script = {"key": "another"} if fault == "401" else {"first": [fault]}
-    with standin(**script) as (_, url), pytest.raises(RunFailure, match="API_TEST_KEY") as caught:
-        answers(url, asked(), api_key_env="API_TEST_KEY")
-    assert "sk-very-secret" not in str(caught.value)
+def test_a_learned_limit_is_kept_from_then_on() -> None:
+    with standin(tells_limits=True, window_requests=600) as (server, url):
+        config = api(url, concurrency=4)
+        answers = ask(config, *(f"row {i}" for i in range(16)))
+        took = server.arrivals[-1] - server.arrivals[0]
+    assert all(a.response for a in answers)
+    # Four go before anything is known, six at once, the others one every tenth of a second.
+    assert took > 0.4
 
 
-def test_a_key_comes_from_the_environment_or_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("API_TEST_KEY", "sk-1")
-    (tmp_path / "key").write_text("sk-1\n")
-    with standin(key="sk-1") as (_, url):
-        for named in ({"api_key_env": "API_TEST_KEY"}, {"api_key_file": str(tmp_path / "key")}):
-            assert answers(url, asked(), **named)[0].response == "HELLO THERE"
-    with pytest.raises(RunFailure, match="NO_SUCH_KEY is not set"):
-        answers("http://127.0.0.1:9", asked(), api_key_env="NO_SUCH_KEY")
+def test_one_limit_holds_for_all_engines_of_an_account() -> None:
+    with standin() as (server, url):
+        config = api(url, requests_per_minute=600)
+        limits = LocalLimits(config)
+
+        async def both() -> None:
+            engines = [APIEngine(config, {}, limits) for _ in range(2)]
+            rows = [Request([{"role": "user", "content": f"r{i}"}], {}) for i in range(8)]
+            for engine in engines:
+                await engine.start()
+            await asyncio.gather(*(e.answer(r) for e in engines for r in rows))
+            for engine in engines:
+                await engine.stop()
+
+        asyncio.run(both())
+        took = server.arrivals[-1] - server.arrivals[0]
+    assert len(server.arrivals) == 16
+    assert took > 0.9
 
 
-def test_a_quoted_key_is_masked_in_a_rows_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("API_TEST_KEY", "scripted")
-    with standin(first=["400"]) as (_, url):
-        (answer,) = answers(url, asked(), api_key_env="API_TEST_KEY")
-    assert answer.problem is not None
-    assert "scripted" not in answer.problem.message
-    assert "***" in answer.problem.message
+class CountedLimits(LocalLimits):
+    calls = 0
+
+    async def lease(self, tokens: Any, returned: int) -> Any:
+        self.calls += 1
+        return await super().lease(tokens, returned)
 
 
-def test_requests_keep_a_stated_limit_and_learn_an_unstated_one() -> None:
-    requests = [asked(f"row {i}") for i in range(12)]
-    stated = LocalLimits(Limits(requests_per_minute=300))
-    with standin() as (state, url):
-        answers(url, *requests, limits=stated, requests_per_minute=300)
-    assert state.arrivals[-1] - state.arrivals[0] >= 1.0
-    silent = LocalLimits(Limits())
-    with standin(window_requests=240, tells_limits=True) as (_, url):
-        answers(url, *requests[:1], limits=silent)
-    assert silent.here.reserve([1] * 8)[-1] > 0
-
-
-def test_never_more_at_once_than_said() -> None:
-    with standin(latency_s=0.02) as (state, url):
-        answers(url, *(asked(f"row {i}") for i in range(40)), max_concurrency=5)
-    assert state.most_at_once == 5
-
-
-def test_fields_go_out_under_the_servers_names() -> None:
-    with standin() as (state, url):
-        answers(
-            url, asked(max_tokens=5, logprobs=2, stop="x", seed=3),
-            max_tokens_field="max_completion_tokens", extra_body={"service_tier": "flex"},
-        )  # fmt: skip
-        answers(url, asked(stop="x"), dialect="anthropic")
-    openai, claude = state.bodies
-    assert openai["max_completion_tokens"] == 5
-    assert (openai["logprobs"], openai["top_logprobs"], openai["seed"]) == (True, 2, 3)
-    assert openai["service_tier"] == "flex"
-    assert claude["stop_sequences"] == ["x"]
-    assert claude["max_tokens"] > 0
-
-
-@pytest.mark.parametrize(
-    ("config", "request_"),
-    [
-        ({}, asked(top_k=3)),
-        ({}, asked(lora="a")),
-        ({"endpoint": "completions"}, Request([{"role": "system", "content": "s"}], {})),
-        ({"dialect": "anthropic"}, asked(seed=1)),
-        ({"dialect": "anthropic"}, asked(response_format={"type": "json_object"})),
-    ],
-)
-def test_what_a_server_cannot_do_is_told_without_asking_it(
-    config: dict[str, Any], request_: Request
-) -> None:
-    raw = {"kind": "api", "base_url": "http://x/v1", "model": "m", **config}
-    problem = APIEngine("api", API.model_validate(raw), {}).refuse(request_)
-    assert problem is not None
-    assert problem.kind == "unsupported"
-
-
-def test_vllms_fields_go_to_a_server_that_takes_them() -> None:
-    with standin() as (state, url):
-        answers(url, asked(top_k=3), vllm_fields=True)
-    assert state.bodies[0]["top_k"] == 3
-
-
-def test_tools_are_asked_for_in_each_dialect() -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    with standin() as (state, url):
-        answers(url, asked(tools=[tool], tool_choice="required"), dialect="anthropic")
-        answers(url, asked(tools=[tool]))
-    assert state.bodies[0]["tools"] == [{"name": "f", "input_schema": {"type": "object"}}]
-    assert state.bodies[0]["tool_choice"] == {"type": "any"}
-    assert state.bodies[1]["tools"] == [tool]
-
-
-def test_several_choices_and_a_message_survive_the_trip() -> None:
+def test_a_limit_costs_one_call_for_many_rows_and_none_where_there_is_none() -> None:
     with standin() as (_, url):
-        (answer,) = answers(url, asked(n=2, temperature=0.5))
-    assert answer.choices is not None
-    assert [c["message"]["content"] for c in json.loads(answer.choices)] == ["HELLO THERE"] * 2
+        for limit, most in ((None, 0), (10**6, 8)):
+            config = api(url, requests_per_minute=limit)
+            limits = CountedLimits(config)
+            ask(config, *(f"row {i}" for i in range(64)), limits=limits)
+            assert limits.calls <= most
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("NIGHTMILL_TEST_KEY", KEY)
+    return "NIGHTMILL_TEST_KEY"
+
+
+@pytest.mark.parametrize("dialect", ["openai", "anthropic"])
+def test_the_key_is_sent_and_never_shown(
+    key: str, dialect: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    version = "" if dialect == "anthropic" else "/v1"
+    fields = {"dialect": dialect, "api_key_env": key}
+    with standin(key=KEY, first=["500", "400", "ok", "no-choices"]) as (_, url):
+        config = api(url, base_url=url + version, **fields)
+        answers = ask(config, "hello", "there", "bye")
+    with (
+        standin(key="sk-another") as (_, url),
+        pytest.raises(RunFailure, match="NIGHTMILL_TEST_KEY") as error,
+    ):
+        ask(api(url, base_url=url + version, **fields), "hello")
+    assert [a.problem is None for a in answers].count(False) == 1
+    shown = capfd.readouterr()
+    for text in (caplog.text, shown.out, shown.err, repr(error.value), repr((answers, config))):
+        assert KEY not in text
+
+
+def test_without_a_key_none_is_sent_not_even_one_that_lies_about(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    with standin() as (server, url):
+        ask(api(url), "hello")
+        assert "Authorization" not in server.headers
+    with standin() as (server, url):
+        ask(api(url, base_url=url, dialect="anthropic"), "hello")
+        assert KEY not in str(server.headers)
+
+
+def test_a_provider_that_repeats_the_key_is_not_quoted(key: str) -> None:
+    with standin(first=["400-key"]) as (_, url):
+        (answer,) = ask(api(url, api_key_env=key), "hello")
+    assert answer.problem
+    assert "***" in answer.problem.message
+    assert KEY not in answer.problem.message
+
+
+@pytest.mark.parametrize("content", [None, "", "two words"])
+def test_a_key_file_holds_the_key_and_no_more(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "key"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageProblem, match="api_key_file") as error:
+        ask(api("http://127.0.0.1:1", api_key_file=str(path)), "hello")
+    assert "words" not in str(error.value)
+
+
+def test_a_key_from_a_file_opens_the_door(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    with standin(key=KEY) as (_, url):
+        (answer,) = ask(api(url, api_key_file=str(tmp_path / "key")), "hello")
+    assert answer.response == "HELLO"
+
+
+def test_a_model_that_does_not_exist_ends_the_run() -> None:
+    with standin(first=["404"]) as (_, url), pytest.raises(RunFailure, match="model"):
+        ask(api(url), "hello")

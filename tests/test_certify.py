@@ -14,7 +14,7 @@ from pipelines.certify import (
     upper_bound,
 )
 
-GRID = np.arange(1, 51) / 50
+GRID = np.arange(1, 21) / 20
 FLOOR = Floor(1.0, 0.95)
 
 
@@ -70,26 +70,26 @@ def test_a_floor_at_its_limit_is_passed_no_more_often_than_promised() -> None:
 @pytest.mark.parametrize("halves", [False, True])
 def test_certified_thresholds_hold_the_floor(halves: bool) -> None:
     rng, wrong, shares = np.random.default_rng(2), 0, []
-    scores, gains = draw(rng, 400_000, halves)
-    for _ in range(200):
+    scores, gains = draw(rng, 100_000, halves)
+    for _ in range(120):
         found = certify(*draw(rng, 2000, halves), GRID, FLOOR)
         kept = scores <= (found.threshold if found.threshold is not None else -1)
         wrong += np.where(kept, gains, 0.0).mean() > FLOOR.loss
         shares.append(found.share_cheap)
-    assert wrong <= 16
+    assert wrong <= 12
     assert np.mean(shares) > 0.25
 
 
 def test_rows_ahead_hold_it_too() -> None:
     rng, broken, before = np.random.default_rng(3), 0, 0
-    for _ in range(200):
+    for _ in range(120):
         sample, (scores, gains) = draw(rng, 1500, False), draw(rng, 1500, False)
         for ahead in (1500, None):
             threshold = certify(*sample, GRID, FLOOR, ahead=ahead).threshold
             kept = scores <= (threshold if threshold is not None else -1)
             lost = np.where(kept, gains, 0.0).mean() > FLOOR.loss
             broken, before = broken + (lost and bool(ahead)), before + (lost and not ahead)
-    assert broken <= 10
+    assert broken <= 8
     assert before >= 2 * broken
 
 

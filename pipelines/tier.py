@@ -198,6 +198,11 @@ class Tier(Section):
                 f"num_gpus: {self.num_gpus:g}: an API tier computes elsewhere; remove num_gpus, "
                 "or state its GPUs in billing.gpus"
             )
+        if engine.mode == "batch" and self.replicas != 1:
+            raise ValueError(
+                "replicas: engine.mode: batch: has one replica, which collects all rows; set "
+                "replicas: 1"
+            )
         if engine.mode == "batch" and not isinstance(self.billing, Serverless):
             raise ValueError(
                 "engine.mode: batch: providers bill batches by the token; set billing.kind: "

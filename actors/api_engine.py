@@ -198,12 +198,7 @@ class _Tries:
         return max(min(self._config.timeout_s, left), 1e-3)
 
     def spent(self, usage: Usage) -> None:
-        mine = self._usage
-        self._usage = Usage(
-            mine.prompt_tokens + usage.prompt_tokens,
-            mine.cached_prompt_tokens + usage.cached_prompt_tokens,
-            mine.completion_tokens + usage.completion_tokens,
-        )
+        self._usage += usage
 
     def paid(self, answer: Answer) -> Answer:
         """The row's answer, with what all its tries cost."""

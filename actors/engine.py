@@ -154,16 +154,22 @@ def build_engine(
     defaults: dict[str, Any],
     planned: dict[str, Any] | None = None,
     limits: "RateLimitCalls | None" = None,
+    run: str = "",
 ) -> Engine:
     """The engine that a tier's configuration names, not yet started.
 
     Args:
         planned: engine arguments that `tune` found for it.
         limits: the rate limits that an API tier shares with other engines.
+        run: the run's id, by which a provider's batches are found again.
     """
     if isinstance(tier.engine, Scripted):
         return ScriptedEngine(tier.engine)
     if isinstance(tier.engine, API):
+        if tier.engine.mode == "batch":
+            from actors.api_batches import BatchEngine
+
+            return BatchEngine(tier.engine, defaults, run)
         from actors.api_engine import APIEngine
 
         return APIEngine(tier.engine, defaults, limits)

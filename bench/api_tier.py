@@ -5,12 +5,13 @@
 
 The API is the stand-in of the tests, in a process of its own. The ideal is the waves that 256
 in flight need, each as long as one request. `--peer` runs ray.data.llm's HTTP stage on the same
-requests, where 256 in flight are four batches of 64; it does not try again what fails with an
-error's status other than 429, so that it is timed without faults only.
+requests, without faults. It sends the requests of a batch one after the other, so that what it has
+in flight is batches: four actors work on 64 batches of one row each.
 """
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ LATENCY_S = 0.2
 FAULT_SHARE = 0.2
 LIMITED_S = 6.0
 _PEER_S = 240
+_PEER_ACTORS = 4
 
 
 @contextmanager
@@ -168,9 +170,10 @@ def run_peer(rows: int, url: str) -> dict[str, Any]:
     import ray
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    ray.init(num_cpus=4, log_to_driver=False, include_dashboard=False)
+    os.environ["RAY_DATA_DEFAULT_ASYNC_BATCH_UDF_MAX_CONCURRENCY"] = str(IN_FLIGHT // _PEER_ACTORS)
+    ray.init(num_cpus=2 * _PEER_ACTORS, log_to_driver=False, include_dashboard=False)
     config = HttpRequestProcessorConfig(
-        url=f"{url}/v1/chat/completions", qps=None, batch_size=64, concurrency=1
+        url=f"{url}/v1/chat/completions", qps=None, batch_size=1, concurrency=_PEER_ACTORS
     )
     processor = build_processor(
         config,
@@ -186,7 +189,8 @@ def run_peer(rows: int, url: str) -> dict[str, Any]:
             "at": time.time(),
         },
     )
-    done = processor(ray.data.from_items(texts(rows))).take_all()
+    given = ray.data.from_items(texts(rows), override_num_blocks=2 * _PEER_ACTORS)
+    done = processor(given).take_all()
     seconds = stats(url)["arrived_s"] + LATENCY_S
     return {"peer_s": round(seconds, 3), "peer_rows": len(done)}
 

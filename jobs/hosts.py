@@ -271,8 +271,9 @@ class EngineHost:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         name = uuid.uuid4().hex
+        run = attempt_id.rpartition(".")[0]
         limits = RemoteLimits(rate_limits) if rate_limits is not None else None
-        engine = build_engine(tier, defaults, plan.engine_args if plan else None, limits)
+        engine = build_engine(tier, defaults, plan.engine_args if plan else None, limits, run)
         self._meter = RemoteMeter(meter)
         self._generator = Generator(
             name=name,

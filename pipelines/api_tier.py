@@ -23,6 +23,21 @@ class Breaker(Section):
     )
 
 
+class ProviderBatch(Section):
+    """The limits of one provider batch, and how it is waited for."""
+
+    max_rows: PositiveInt = Field(50_000, le=100_000)
+    max_bytes: PositiveInt = 190_000_000
+    poll_s: PositiveFloat = 30.0
+    collect_s: PositiveFloat = Field(
+        2.0, description="a batch that no row joined for so long is sent as it is"
+    )
+    completion_window: str = "24h"
+    max_submissions: PositiveInt = Field(
+        3, description="how often a row that its batch left unanswered is sent"
+    )
+
+
 class API(Section):
     """An OpenAI-compatible URL, or Anthropic's API.
 
@@ -34,6 +49,9 @@ class API(Section):
     model: str
     dialect: ApiDialect = "openai"
     endpoint: Literal["chat", "completions"] = "chat"
+    mode: Literal["direct", "batch"] = Field(
+        "direct", description="batch: rows can wait, for the provider's batch discount"
+    )
     api_key_env: str | None = Field(
         None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", description="the environment variable with it"
     )
@@ -56,6 +74,7 @@ class API(Section):
     extra_body: dict[str, Any] = Field(
         default_factory=dict, description="added to every request, e.g. service_tier, priority"
     )
+    batch: ProviderBatch = ProviderBatch()
 
     @model_validator(mode="before")
     @classmethod
@@ -87,6 +106,10 @@ class API(Section):
             raise ValueError("give at most one of api_key_env and api_key_file")
         if self.dialect == "anthropic" and self.endpoint == "completions":
             raise ValueError("dialect: anthropic: has no endpoint: completions; use chat")
+        if self.dialect == "anthropic" and self.mode == "batch":
+            raise ValueError(
+                "mode: batch: is made for OpenAI's batch files; use dialect: openai or mode: direct"
+            )
         if ours := sorted(set(_OURS) & set(self.extra_body)):
             raise ValueError(
                 f"extra_body: {', '.join(ours)}: rows and other keys decide that; remove it"

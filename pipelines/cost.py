@@ -16,6 +16,13 @@ class Usage:
     cached_prompt_tokens: int = 0
     completion_tokens: int = 0
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            self.prompt_tokens + other.prompt_tokens,
+            self.cached_prompt_tokens + other.cached_prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+        )
+
 
 def token_cost(usage: Usage, rate: TokenRate) -> int:
     """Nano-dollars for a row's tokens, rounded half up once, at the end."""

@@ -9,9 +9,10 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, ValidationError
 
+from pipelines.api_tier import API
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.tier import Provisioned, Serverless, TokenPrice
+from pipelines.tier import Provisioned, Serverless, Tier, TokenPrice
 
 NUSD = 10**9
 """Nano-dollars in a dollar."""
@@ -71,11 +72,15 @@ class PriceBook(BaseModel):
     version: str
     models: list[BookEntry]
 
-    def price(self, model: str, day: date) -> TokenPrice:
+    def price(self, model: str, day: date, batch: bool = False) -> TokenPrice:
         """The price in force on a day.
 
+        Args:
+            batch: the one for rows of a provider's batches.
+
         Raises:
-            UsageProblem: the model is unknown or had no price yet; never a price of zero.
+            UsageProblem: the model is unknown, had no price yet or has none for batches; never
+                a price of zero.
         """
         known = [entry for entry in self.models if entry.model == model]
         if not known:
@@ -86,7 +91,19 @@ class PriceBook(BaseModel):
             first = min(entry.start for entry in known)
             raise UsageProblem(f"model {model!r} has no price before {first}")
         entry = max(begun, key=lambda e: e.start)
+        if batch:
+            return _batch_price(entry)
         return TokenPrice(input=entry.input, output=entry.output, cached_input=entry.cached_input)
+
+
+def _batch_price(entry: BookEntry) -> TokenPrice:
+    """What a batch's cached tokens cost nobody states: they are not cheaper than others."""
+    if entry.batch_input is None or entry.batch_output is None:
+        raise UsageProblem(
+            f"model {entry.model!r} has no batch price from {entry.start} on; add batch_input "
+            "and batch_output to the book, or state billing.usd_per_mtok"
+        )
+    return TokenPrice(input=entry.batch_input, output=entry.batch_output)
 
 
 def load_book(path: str | Path) -> PriceBook:
@@ -114,7 +131,7 @@ def price_list(config: RunConfig, today: date) -> PriceList:
             tiers[tier.name] = HourRate(nano_dollars(tier.billing.usd_per_hour(tier.num_gpus)))
         else:
             try:
-                tiers[tier.name] = _token_rate(_serverless_price(tier.billing, book, today))
+                tiers[tier.name] = _token_rate(_serverless_price(tier, book, today))
             except UsageProblem as problem:
                 raise UsageProblem(f"tiers.{tier.name}.billing: {problem}") from problem
     version = f"{book.version if book else 'config'}@{today.isoformat()}"
@@ -126,13 +143,16 @@ def nano_dollars(usd: float) -> int:
     return int((Decimal(str(usd)) * NUSD).to_integral_value())
 
 
-def _serverless_price(billing: Serverless, book: PriceBook | None, today: date) -> TokenPrice:
+def _serverless_price(tier: Tier, book: PriceBook | None, today: date) -> TokenPrice:
+    billing = tier.billing
+    assert isinstance(billing, Serverless)
     if billing.usd_per_mtok is not None:
         return billing.usd_per_mtok
     assert billing.price_of is not None
     if book is None:
         raise UsageProblem("price_of needs a price book; set prices: to its path")
-    return book.price(billing.price_of, today)
+    batch = isinstance(tier.engine, API) and tier.engine.mode == "batch"
+    return book.price(billing.price_of, today, batch)
 
 
 def _token_rate(price: TokenPrice) -> TokenRate:

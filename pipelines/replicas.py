@@ -8,6 +8,7 @@ from pipelines.tier import VLLM, Tier
 
 _GPU_SEQS, _CPU_SEQS = 1024, 256
 """What an engine runs at once where nothing says otherwise, at most."""
+_MOST_BLOCKS = 64
 _GPU_MEMORY = 0.9
 """The share of a GPU's memory that an engine takes when the GPU is its own."""
 
@@ -76,6 +77,8 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
     Args:
         planned: engine arguments that the tier may be run with, beside its own.
     """
+    if isinstance(tier.engine, API) and tier.engine.mode == "batch":
+        return _MOST_BLOCKS
     if isinstance(tier.engine, API):
         return _blocks(tier.engine.concurrency, block_rows)
     if not isinstance(tier.engine, VLLM):
@@ -90,4 +93,4 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
 
 
 def _blocks(at_once: int, block_rows: int) -> int:
-    return min(max(-(-4 * at_once // block_rows), 4), 64)
+    return min(max(-(-4 * at_once // block_rows), 4), _MOST_BLOCKS)

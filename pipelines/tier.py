@@ -196,7 +196,7 @@ class Tier(Section):
                 "machines by labels"
             )
         if isinstance(self.engine, API):
-            self._check_api()
+            self._check_api(self.engine)
         if isinstance(self.engine, VLLM) and self.num_gpus:
             self._check_parallel(self.engine.engine_args)
         if self.spans_nodes and (self.num_gpus < 1 or isinstance(self.replicas, Replicas)):
@@ -207,12 +207,22 @@ class Tier(Section):
             )
         return self
 
-    def _check_api(self) -> None:
+    def _check_api(self, engine: API) -> None:
         """What is paid by the hour runs somewhere of its own; here are only its requests."""
         if self.num_gpus:
             raise ValueError(
                 f"num_gpus: {self.num_gpus:g}: an API tier computes elsewhere; remove num_gpus, "
                 "or state its GPUs in billing.gpus"
+            )
+        if engine.mode == "batch" and self.replicas != 1:
+            raise ValueError(
+                "replicas: engine.mode: batch: has one replica, which collects all rows; set "
+                "replicas: 1"
+            )
+        if engine.mode == "batch" and not isinstance(self.billing, Serverless):
+            raise ValueError(
+                "engine.mode: batch: providers bill batches by the token; set billing.kind: "
+                "serverless"
             )
 
     def _check_parallel(self, engine_args: Mapping[str, Any]) -> None:

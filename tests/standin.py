@@ -56,6 +56,7 @@ class Script:
         expire: provider batches that end as expired, the first ones.
         batch_share: of a batch's rows that are answered where it expires.
         batch_s: how long a batch takes.
+        lose_batches: batches that are made and whose making is answered by a 500.
     """
 
     latency_s: float = 0.0
@@ -73,6 +74,7 @@ class Script:
     expire: int = 0
     batch_share: float = 0.5
     batch_s: float = 0.0
+    lose_batches: int = 0
 
 
 class Standin:
@@ -85,6 +87,7 @@ class Standin:
         self.bodies: list[dict[str, Any]] = []
         self.arrivals: list[float] = []
         self.headers: dict[str, str] = {}
+        self.batches: dict[str, dict[str, Any]] = {}
         self.tokens = 0
         self.most_at_once = 0
         self._inside = 0
@@ -177,9 +180,12 @@ class Standin:
             self.faults[fault] += 1
         return fault
 
-    def _chosen(self, request: web.Request) -> str:
+    def lets_in(self, request: web.Request) -> bool:
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if self.script.key and self.script.key not in (given, request.headers.get("X-Api-Key")):
+        return self.script.key in (None, given, request.headers.get("X-Api-Key"))
+
+    def _chosen(self, request: web.Request) -> str:
+        if not self.lets_in(request):
             return "401"
         if self._first:
             return self._first.popleft().removeprefix("ok")

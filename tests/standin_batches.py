@@ -2,10 +2,13 @@
 
 import json
 import time
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
+
+Answerer = Callable[[web.Request], Awaitable[web.Response]]
 
 if TYPE_CHECKING:
     from tests.standin import Standin
@@ -17,16 +20,26 @@ class Batches:
     def __init__(self, state: "Standin") -> None:
         self._state = state
         self._files: dict[str, bytes] = {}
-        self._batches: dict[str, dict[str, Any]] = {}
+        self._batches = state.batches
         self._numbers = count(1)
-        state.batches = self._batches  # type: ignore[attr-defined]
 
     def add_to(self, app: web.Application) -> None:
-        app.router.add_post("/v1/files", self._upload)
-        app.router.add_get("/v1/files/{id}/content", self._content)
-        app.router.add_post("/v1/batches", self._create)
-        app.router.add_get("/v1/batches", self._list)
-        app.router.add_get("/v1/batches/{id}", self._retrieve)
+        for method, path, answer in (
+            ("POST", "/v1/files", self._upload),
+            ("GET", "/v1/files/{id}/content", self._content),
+            ("POST", "/v1/batches", self._create),
+            ("GET", "/v1/batches", self._list),
+            ("GET", "/v1/batches/{id}", self._retrieve),
+        ):
+            app.router.add_route(method, path, self._for_those_with_a_key(answer))
+
+    def _for_those_with_a_key(self, answer: Answerer) -> Answerer:
+        async def checked(request: web.Request) -> web.Response:
+            if self._state.lets_in(request):
+                return await answer(request)
+            return web.json_response({"error": {"message": "no such key"}}, status=401)
+
+        return checked
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
@@ -69,7 +82,8 @@ class Batches:
             "_began": time.monotonic(),
             "_expires": len(self._batches) < self._state.script.expire,
         }
-        return web.json_response(self._told(name))
+        lost = len(self._batches) <= self._state.script.lose_batches
+        return web.json_response(self._told(name), status=500 if lost else 200)
 
     async def _list(self, request: web.Request) -> web.Response:
         """Newest first, a page at a time."""

@@ -4,9 +4,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from conftest import PRICE
+from conftest import PRICE, MakeConfig
 from pydantic import ValidationError
 
+from jobs.preflight import check_config
 from pipelines.api_faults import (
     Breaker,
     backoff_s,
@@ -17,6 +18,8 @@ from pipelines.api_faults import (
 )
 from pipelines.api_tier import API
 from pipelines.api_tier import Breaker as BreakerConfig
+from pipelines.config_file import dump_config
+from pipelines.errors import UsageProblem
 from pipelines.keys import tier_identity
 from pipelines.tier import Tier
 
@@ -158,6 +161,23 @@ def test_what_an_api_tier_may_not_say(fields: dict[str, Any], said: str) -> None
     shown = [f"{'.'.join(map(str, e['loc']))} {e['msg']}" for e in error.value.errors()]
     assert said in "\n".join(shown)
     assert "sk-secret" not in "\n".join(shown)
+
+
+def test_a_key_that_is_nowhere_stops_the_run_before_it_starts(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = {
+        "name": "only",
+        "engine": {**BASE, "api_key_env": "NIGHTMILL_TEST_KEY"},
+        "billing": {"kind": "serverless", "usd_per_mtok": PRICE},
+    }
+    config = make_config([], tiers=[raw])
+    monkeypatch.delenv("NIGHTMILL_TEST_KEY", raising=False)
+    with pytest.raises(UsageProblem, match=r"tiers.only.engine.api_key_env: NIGHTMILL_TEST_KEY"):
+        check_config(config, NOW.date())
+    monkeypatch.setenv("NIGHTMILL_TEST_KEY", "sk-secret")
+    check_config(config, NOW.date())
+    assert "sk-secret" not in dump_config(config)
 
 
 def identity(**fields: Any) -> list[Any]:

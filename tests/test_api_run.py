@@ -68,7 +68,8 @@ def test_a_run_over_a_faulty_api_answers_every_row_at_its_exact_cost(
         assert row["cost_usd"] * 10**9 == nusd
     assert sum(server.faults.values()) > 0
     assert sum(r["prompt_tokens"] for r in rows) == 3 * 300
-    assert sum(r["attempts"] for r in rows) == len(server.arrivals)
+    # A try may fail before it arrives: the server had closed the connection that it went by.
+    assert sum(r["attempts"] for r in rows) >= len(server.arrivals)
     assert server.stats()["paid_twice"] == 0
     written = b"".join(p.read_bytes() for p in Path(config.output.path).rglob("*") if p.is_file())
     assert KEY.encode() not in written

@@ -1,39 +1,29 @@
 """Rows answered by a provider's batches: cheaper, within a day, and never paid for twice.
 
-Nothing but the provider remembers which batches there are, so that whoever starts after a kill
-asks it: a run's batches carry its id, and a row finds its answer by what it asks for.
+A row finds its answer by what it asks for, also in a batch that an earlier start submitted.
 """
 
 import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from actors.admission import Admission, Admitted
+from actors.admission import Admitted
 from actors.api_client import Connection
-from actors.api_dialects import Unusable, dialect_of
+from actors.api_reading import Unusable
+from actors.api_rows import APIRows
 from actors.engine import Answer
+from actors.provider_batches import BatchFailed, ProviderBatches
 from pipelines.api_faults import status_fault
 from pipelines.api_tier import API
 from pipelines.cost import Usage
-from pipelines.engine_time import EngineClock, Occupancy
-from pipelines.errors import RowProblem, RunFailure
+from pipelines.errors import RowProblem
 from pipelines.keys import canonical_json, digest
 from pipelines.requests import Request
-
-if TYPE_CHECKING:
-    from openai.types import Batch
-
-_RUN, _ROWS = "nightmill_run", "nightmill_rows"
-_OVER = ("completed", "failed", "expired", "cancelled")
-_LOOK_BACK_S = 14 * 86_400
-_CONTROL_RETRIES = 8
-_CREATE_TRIES = 5
-_CREATE_WAIT_S = 2.0
 
 
 @dataclass
@@ -51,11 +41,7 @@ class _Row:
     usage: Usage = field(default_factory=Usage)
 
 
-class _NotSubmitted(Exception):
-    """The provider did not take a batch, time and again."""
-
-
-class BatchEngine:
+class BatchEngine(APIRows):
     """An `Engine` that collects its rows into batches of the provider.
 
     Args:
@@ -64,13 +50,8 @@ class BatchEngine:
     """
 
     def __init__(self, config: API, defaults: Mapping[str, Any], run: str) -> None:
-        self.model = config.model
-        self.clock = EngineClock()
-        self.occupancy = Occupancy()
-        self.admission = Admission(defaults.get("max_tokens"))
-        self._config, self._limits, self._run = config, config.batch, run
-        self._defaults = defaults
-        self._dialect = dialect_of(config)
+        super().__init__(config, defaults)
+        self._limits, self._run = config.batch, run
         self._seen: Counter[str] = Counter()
         self._collected: list[_Row] = []
         self._bytes = 0
@@ -83,16 +64,9 @@ class BatchEngine:
     async def start(self) -> None:
         """Raises: UsageProblem if there is no key; RunFailure if the provider lets nobody in."""
         self._connection = Connection(self._config, self._dialect.path)
-        # The provider's batches are asked about; how often is not worth a breaker.
-        self._client: Any = self._connection.client.with_options(max_retries=_CONTROL_RETRIES)
-        try:
-            await self._take_up()
-        except self._refused() as error:
-            raise self._run_failure(error) from None
+        self._batches = ProviderBatches(self._connection, self._config, self._url, self._run)
+        self._found = await self._batches.earlier()
         self.admission.open(self._limits.max_rows)
-
-    def refuse(self, request: Request) -> RowProblem | None:
-        return self._dialect.refuse(request, self._fields(request))
 
     async def answer(self, request: Request) -> Answer:
         admitted = await self.admission.enter(request)
@@ -100,7 +74,7 @@ class BatchEngine:
             return admitted
         with admitted:
             began = time.monotonic()
-            row = self._row(self._dialect.body(request, self._fields(request)))
+            row = self._row(self._body(request))
             if (batch := self._found.pop(row.name, None)) is not None:
                 self._start(self._from_earlier(batch, row), [row])
             else:
@@ -108,17 +82,11 @@ class BatchEngine:
             answer = await row.answer
         return replace(answer, e2e_s=time.monotonic() - began)
 
-    def speculation_report(self) -> dict[str, Any]:
-        return {}
-
     async def stop(self) -> None:
         for task in (*self._tasks, *self._results.values(), self._collecting):
             if task is not None:
                 task.cancel()
         await self._connection.close()
-
-    def _fields(self, request: Request) -> dict[str, Any]:
-        return {**self._defaults, **request.sampling}
 
     def _row(self, body: Mapping[str, Any]) -> _Row:
         asked = digest(canonical_json(body)).hex()
@@ -173,12 +141,12 @@ class BatchEngine:
     async def _answer_rows(self, rows: list[_Row]) -> None:
         """Submit rows as one batch and give each what comes of it."""
         try:
-            results = await self._wait_for(await self._submit(rows))
-        except self._refused() as error:
-            raise self._run_failure(error) from None
-        except self._failed() as error:
+            lines = b"".join(row.line for row in rows)
+            submissions = [f"{row.name} {row.submissions}" for row in rows]
+            results = await self._batches.results(await self._batches.submit(lines, submissions))
+        except BatchFailed as error:
             results = {}
-            problem = f"the batch could not be submitted or read ({type(error).__name__})"
+            problem = f"the batch could not be submitted or read ({error})"
         else:
             problem = "its batch ended without an answer for it"
         for row in rows:
@@ -188,10 +156,10 @@ class BatchEngine:
     async def _from_earlier(self, batch: str, row: _Row) -> None:
         """A row's answer from a batch that an earlier start submitted; if it has none, anew."""
         if batch not in self._results:
-            self._results[batch] = asyncio.create_task(self._wait_for(batch))
+            self._results[batch] = asyncio.create_task(self._batches.results(batch))
         try:
             result = (await asyncio.shield(self._results[batch])).get(row.name)
-        except self._failed():
+        except BatchFailed:
             result = None
         row.submissions += 1
         if result is not None and _status(result) == 200:
@@ -228,82 +196,6 @@ class BatchEngine:
         except Unusable as error:
             row.usage += error.usage or Usage()
             return RowProblem("malformed", f"the endpoint's answer is unusable: {error}")
-
-    async def _submit(self, rows: list[_Row]) -> str:
-        """The id of a batch of these rows, which is made once whatever happens on the way."""
-        data = b"".join(row.line for row in rows)
-        submissions = [f"{row.name} {row.submissions}" for row in rows]
-        metadata = {_RUN: self._run, _ROWS: digest(canonical_json(submissions)).hex()}
-        file = await self._client.files.create(file=("rows.jsonl", data), purpose="batch")
-        once = self._client.with_options(max_retries=0)
-        for tries in range(_CREATE_TRIES):
-            try:
-                batch = await once.batches.create(
-                    input_file_id=file.id,
-                    endpoint=self._url,
-                    completion_window=self._limits.completion_window,
-                    metadata=metadata,
-                )
-                return str(batch.id)
-            except self._unsure():
-                # It may have been made all the same, and would be paid for.
-                await asyncio.sleep(_CREATE_WAIT_S * tries)
-                async for batch in self._own_batches():
-                    if (batch.metadata or {}).get(_ROWS) == metadata[_ROWS]:
-                        return batch.id
-        raise _NotSubmitted
-
-    async def _wait_for(self, name: str) -> dict[str, Any]:
-        """A batch's results by row, once it is over."""
-        batch = await self._client.batches.retrieve(name)
-        while batch.status not in _OVER:
-            await asyncio.sleep(self._limits.poll_s)
-            batch = await self._client.batches.retrieve(name)
-        results: dict[str, Any] = {}
-        for file in (batch.error_file_id, batch.output_file_id):
-            if file:
-                for told in await self._lines(file):
-                    results[str(told.get("custom_id"))] = told
-        return results
-
-    async def _take_up(self) -> None:
-        """Look for batches that an earlier start of this run left behind."""
-        async for batch in self._own_batches():
-            for line in await self._lines(batch.input_file_id):
-                # The newest batch comes first: a row was sent again because the older failed it.
-                self._found.setdefault(line["custom_id"], batch.id)
-
-    async def _own_batches(self) -> "AsyncIterator[Batch]":
-        async for batch in self._client.batches.list(limit=100):
-            if batch.created_at < time.time() - _LOOK_BACK_S:
-                return
-            if (batch.metadata or {}).get(_RUN) == self._run and batch.status != "failed":
-                yield batch
-
-    async def _lines(self, file: str) -> list[dict[str, Any]]:
-        content = await self._client.files.content(file)
-        return [json.loads(line) for line in content.content.splitlines() if line.strip()]
-
-    def _run_failure(self, error: Exception) -> RunFailure:
-        return RunFailure(
-            f"{self._config.base_url}: {type(error).__name__}. To fix: correct base_url or "
-            f"{self._config.key_source}, and run the same command again"
-        )
-
-    def _refused(self) -> tuple[type[Exception], ...]:
-        from openai import AuthenticationError, NotFoundError, PermissionDeniedError
-
-        return AuthenticationError, PermissionDeniedError, NotFoundError
-
-    def _failed(self) -> tuple[type[Exception], ...]:
-        from openai import APIError
-
-        return APIError, _NotSubmitted, ValueError
-
-    def _unsure(self) -> tuple[type[Exception], ...]:
-        from openai import APIConnectionError, InternalServerError, RateLimitError
-
-        return APIConnectionError, InternalServerError, RateLimitError
 
 
 def _status(result: Any) -> int:

@@ -9,15 +9,15 @@ from itertools import count
 from random import Random
 from typing import Any
 
-from actors.admission import Admission, Admitted
+from actors.admission import Admitted
 from actors.api_client import Connection, Reply
-from actors.api_dialects import Unusable, dialect_of
+from actors.api_reading import Unusable
+from actors.api_rows import APIRows
 from actors.engine import Answer
 from actors.rate_limits import LocalLimits, Queue, RateLimitCalls
 from pipelines.api_faults import Breaker, Fault, failure_fault, wait_s
 from pipelines.api_tier import API
 from pipelines.cost import Usage
-from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
 from pipelines.requests import Request
 
@@ -29,7 +29,7 @@ _MALFORMED_TRIES = 2
 """A garbled answer may be an accident once; each of them is paid for."""
 
 
-class APIEngine:
+class APIEngine(APIRows):
     """An `Engine` whose answers come from a URL.
 
     Args:
@@ -40,12 +40,7 @@ class APIEngine:
     def __init__(
         self, config: API, defaults: Mapping[str, Any], limits: RateLimitCalls | None = None
     ) -> None:
-        self.model = config.model
-        self.clock = EngineClock()
-        self.occupancy = Occupancy()
-        self.admission = Admission(defaults.get("max_tokens"))
-        self._config, self._defaults = config, defaults
-        self._dialect = dialect_of(config)
+        super().__init__(config, defaults)
         self._breaker = Breaker(config.breaker)
         is_limited = bool(config.requests_per_minute or config.tokens_per_minute)
         self._queue = Queue(limits or LocalLimits(config), is_limited)
@@ -60,9 +55,6 @@ class APIEngine:
         self._connection = Connection(self._config, self._dialect.path)
         self.admission.open(_ADMITTED * self._config.concurrency)
 
-    def refuse(self, request: Request) -> RowProblem | None:
-        return self._dialect.refuse(request, self._fields(request))
-
     async def answer(self, request: Request) -> Answer:
         """Raises: RunFailure if every row would fail alike, as without a valid key."""
         admitted = await self.admission.enter(request)
@@ -72,7 +64,7 @@ class APIEngine:
             name, began = str(next(self._ids)), time.monotonic_ns()
             self.clock.admit(name, 1, began)
             try:
-                answer = await self._tried(self._dialect.body(request, self._fields(request)))
+                answer = await self._tried(self._body(request))
             finally:
                 ended = time.monotonic_ns()
                 engine_ns = self.clock.finish(name, 1, ended)
@@ -80,15 +72,9 @@ class APIEngine:
                 admitted.answered(answer.usage.completion_tokens)
         return replace(answer, engine_ns=engine_ns, e2e_s=(ended - began) / 1e9)
 
-    def speculation_report(self) -> dict[str, Any]:
-        return {}
-
     async def stop(self) -> None:
         if self._connection:
             await self._connection.close()
-
-    def _fields(self, request: Request) -> dict[str, Any]:
-        return {**self._defaults, **request.sampling}
 
     async def _tried(self, body: Mapping[str, Any]) -> Answer:
         content = json.dumps(body, ensure_ascii=False).encode()

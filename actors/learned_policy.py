@@ -18,7 +18,7 @@ _GUARD, _SCORER = "guard_", "scorer_"
 
 
 @dataclass(frozen=True)
-class Learned:
+class FittedRoute:
     """A scorer, and the guard against rows unlike those it has learned from, if there is one."""
 
     scorer: Scorer
@@ -38,9 +38,9 @@ class Learned:
         return own | {_GUARD + name: array for name, array in guard.items()}
 
     @staticmethod
-    def load(arrays: Mapping[str, np.ndarray]) -> "Learned":
+    def load(arrays: Mapping[str, np.ndarray]) -> "FittedRoute":
         guard = _under(arrays, _GUARD)
-        return Learned(
+        return FittedRoute(
             load_scorer(_under(arrays, _SCORER)), Familiarity.load(guard) if guard else None
         )
 
@@ -63,7 +63,7 @@ class LearnedPolicy:
         self._cheap, self._strong = cheap, strong
         self._threshold = plan.certificate.threshold
         if self._threshold is not None:
-            self._learned, self._embed = Learned.load(plan.arrays), embed()
+            self._learned, self._embed = FittedRoute.load(plan.arrays), embed()
 
     def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
         if self._threshold is None:

@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cascade import ANSWER, CUT_SHORT, Done, Given, Ladder, Next
+from pipelines.errors import ErrorKind
 from pipelines.requests import Request
 from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.tier import Tier
@@ -21,6 +22,8 @@ _PLACE = (
     "tier", "route_score", "route_reason", "escalations", "fallback_from", "route_audit", "_step",
     "_turn", "_asked", "_parked",
 )  # fmt: skip
+
+_OUT: ErrorKind = "unavailable"
 
 Row = dict[str, Any]
 
@@ -41,8 +44,12 @@ class Referee:
         Args:
             at: positions of the rows that the tier was given, ascending.
         """
-        if self._ladder is None and self._tier.fallback is None:
-            return table
+        if self._ladder is None:
+            if self._tier.fallback is None:
+                return table
+            # Nothing but an outage concerns such a tier; most blocks have none.
+            kinds = table["error_kind"].take(at).to_pylist()
+            at = [place for place, kind in zip(at, kinds, strict=True) if kind == _OUT]
         label = self._ladder.label if self._ladder else None
         rows = table.select(["row_id", "_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
         has_labels = label in table.column_names
@@ -60,7 +67,7 @@ class Referee:
         """The row with all that changes; None if nothing does."""
         if row["status"] == "pending":
             return None
-        if row["error_kind"] == "unavailable" and self._tier.fallback is not None:
+        if row["error_kind"] == _OUT and self._tier.fallback is not None:
             return {**row, **_NO_ANSWER, "tier": self._tier.fallback, "fallback_from": row["tier"]}
         if self._ladder is None or row["_step"] is None:
             return None

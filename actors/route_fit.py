@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from actors.learned_policy import Learned
+from actors.learned_policy import FittedRoute
 from actors.route_models import fit, held_out_scores
 from pipelines.certify import Certificate, Costs, Floor, certify, threshold_grid
 from pipelines.familiarity import Familiarity
@@ -70,7 +70,7 @@ class Fit:
         curve: of those rows.
     """
 
-    learned: Learned | None
+    learned: FittedRoute | None
     certificate: Certificate
     scores: np.ndarray
     grid: np.ndarray
@@ -89,7 +89,7 @@ def fit_route(
     rows = np.hstack([known.vectors, features(known.texts)])
     scorer = fit(model, rows, known.gains, seed)
     guard = Familiarity.fit(known.vectors, unfamiliar) if unfamiliar else None
-    learned = Learned(scorer, guard)
+    learned = FittedRoute(scorer, guard)
     # A scorer is surer of rows that it has learned from than of any that will come.
     grid = threshold_grid(held_out_scores(scorer.name, rows, known.gains, seed))
     return _certified(learned, learned.scores(held.texts, held.vectors), grid, held, promise)
@@ -114,7 +114,11 @@ def fit_cascade(measure: str, known: Judged, held: Judged, promise: Promise) -> 
 
 
 def _certified(
-    learned: Learned | None, scores: np.ndarray, grid: np.ndarray, held: Judged, promise: Promise
+    learned: FittedRoute | None,
+    scores: np.ndarray,
+    grid: np.ndarray,
+    held: Judged,
+    promise: Promise,
 ) -> Fit:
     certificate = certify(scores, held.gains, grid, promise.floor, promise.costs, promise.ahead)
     return Fit(learned, certificate, scores, grid, route_curve(scores, held.cheap, held.strong))

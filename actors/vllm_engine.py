@@ -7,21 +7,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from actors.admission import Admission, Admitted
 from actors.engine import Answer
 from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
-from actors.vllm_arguments import (
-    check_parsers,
-    check_task,
-    engine_arguments,
-    own_defaults,
-    set_environment,
-)
+from actors.vllm_arguments import check_task
 from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_left
+from actors.vllm_loading import load
 from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
 from actors.vllm_requests import Ask, Translator
 from pipelines.cost import Usage
@@ -29,9 +24,6 @@ from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
 from pipelines.requests import Request
 from pipelines.tier import VLLM
-
-if TYPE_CHECKING:
-    from vllm.v1.engine.async_llm import AsyncLLM
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +78,15 @@ class VLLMEngine:
 
     async def start(self) -> None:
         # In a thread: loading takes long, and the loop has others to talk to meanwhile.
-        self._llm = await asyncio.to_thread(self._load)
+        self._llm = await asyncio.to_thread(
+            load,
+            self._config,
+            self._planned,
+            self.clock,
+            self.occupancy,
+            self.admission,
+            self.speculation,
+        )
         await self.speculation.attach(self._llm)
         scheduler = self._llm.vllm_config.scheduler_config
         self.sizes = {
@@ -108,29 +108,6 @@ class VLLMEngine:
             # Last: rows may already stand at the door.
             self.admission.open(scheduler.max_num_seqs)
             self._watchdog = asyncio.create_task(self._watch())
-
-    def _load(self) -> "AsyncLLM":
-        set_environment(self._config)
-        from vllm import AsyncEngineArgs
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
-
-        from actors.device import check_formats
-        from actors.vllm_steps import StepLogger
-
-        check_formats(self._config)
-        check_parsers(self._config)
-        steps = StepLogger(self.clock, self.occupancy, self.admission, self.speculation)
-        given = {**self._planned, **engine_arguments(self._config)}
-        arguments = {**own_defaults(given), **self.speculation.arguments(given)}
-        llm = AsyncLLM.from_engine_args(
-            AsyncEngineArgs(**arguments),
-            usage_context=UsageContext.LLM_CLASS,
-            stat_loggers=[lambda *_: steps],
-        )
-        # vLLM adds its own to ours; counting for Prometheus costs a tenth of a small step.
-        llm.logger_manager.stat_loggers = llm.logger_manager.stat_loggers[:1]
-        return llm
 
     def refuse(self, request: Request) -> RowProblem | None:
         return refusal(self._config, request, self._defaults) or self._context.refuse(request)

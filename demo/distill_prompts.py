@@ -13,7 +13,7 @@ from pathlib import Path
 from random import Random
 
 from demo.evaluate import distinct_questions
-from demo.tasks import chat, draw_system
+from demo.system_prompts import chat, draw_system
 
 ROWS = 100_000
 SYSTEM_SHARE = 0.15

@@ -15,7 +15,8 @@ from statistics import mean
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizer
 
-from demo.tasks import BY_NAME, FAMILIES, SYSTEM_PROMPTS, Example, Family, chat
+from demo.system_prompts import SYSTEM_PROMPTS, chat
+from demo.tasks import BY_NAME, FAMILIES, Example, Family
 
 MODELS = ("large", "small", "small-int4")
 MAX_NEW_TOKENS = 48

@@ -13,7 +13,7 @@ from vllm import LLM, SamplingParams
 from vllm.v1.metrics.reader import Counter
 
 from demo.evaluate import MAX_NEW_TOKENS, held_out_questions
-from demo.tasks import SYSTEM_PROMPTS, chat
+from demo.system_prompts import SYSTEM_PROMPTS, chat
 from demo.train import MODELS
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from demo.tasks import FAMILIES, WORDS, Example, Family, chat, draw_system, is_held_out
+from demo.system_prompts import chat, draw_system
+from demo.tasks import FAMILIES, WORDS, Example, Family, is_held_out
 
 Row = dict[str, Any]
 ROWS = 3000

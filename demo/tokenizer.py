@@ -11,7 +11,8 @@ from random import Random
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from demo.tasks import FAMILIES, SYSTEM_PROMPTS
+from demo.system_prompts import SYSTEM_PROMPTS
+from demo.tasks import FAMILIES
 
 VOCABULARY = 1024
 CONTEXT = 2048

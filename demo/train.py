@@ -29,7 +29,8 @@ from transformers import (
 from transformers.utils import logging
 
 from demo.recipes import RECIPES, build_model
-from demo.tasks import BY_NAME, FAMILIES, Example, chat, draw_system
+from demo.system_prompts import chat, draw_system
+from demo.tasks import BY_NAME, FAMILIES, Example
 from demo.tokenizer import END, train_tokenizer
 from pipelines.distill_data import similar_lengths
 

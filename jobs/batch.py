@@ -10,14 +10,12 @@ from typing import Any
 import ray
 
 from actors.claims import ClaimShard, claim_committed
-from actors.exchange import Exchange
 from actors.meter import RunMeter, Snapshot
 from jobs import hosts
 from jobs.cluster import connect
-from jobs.placement import group_of_each
 from jobs.preflight import Plan, check_writable, plan_run
-from jobs.rate_limits import RateLimitActors
 from jobs.run_cache import RunCache
+from jobs.run_stages import RunStages
 from jobs.run_state import (
     Lock,
     RunIdentity,
@@ -28,11 +26,9 @@ from jobs.run_state import (
 )
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
-from jobs.tuning_plans import plans_for
 from jobs.watching import Watch, watched
 from pipelines.blocks import Block
-from pipelines.certify import Floor
-from pipelines.chain import Stage, run_chain, run_sort
+from pipelines.chain import run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import RunConfig
 from pipelines.errors import RunFailure, UsageProblem
@@ -46,12 +42,8 @@ from pipelines.leftovers import (
 from pipelines.openai_batch import write_openai_batch
 from pipelines.ordering import SORT_KEYS, order_once, ordered_blocks
 from pipelines.prices import nano_dollars
-from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
-from pipelines.route_config import Calibrated, Learned
-from pipelines.route_guard import RouteGuard
 from pipelines.settle import committed_time, drop_settled, write_bill
 from pipelines.storage import Directory
-from pipelines.tier import Tier
 
 OnStart = Callable[[int], None]
 
@@ -144,9 +136,8 @@ class _Run:
             .remote(plan.prices, self._budget_nusd(), self._spent_before())
         )
         self._shards = self._start_shards()
-        self._rate_limits = RateLimitActors()
-        self._guard = _route_guard(plan)
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
+        self._stages = RunStages(plan, identity, self._meter, self._cache)
 
     def finish(self, blocks: list[Block]) -> Summary:
         try:
@@ -196,7 +187,7 @@ class _Run:
             logs=str(self._logs),
             claimed=self._claimed(),
             cache_groups=groups,
-            standing=self._guard.standing() if self._guard else None,
+            standing=self._stages.standing(),
             warnings=snapshot.warnings,
         )
 
@@ -234,64 +225,7 @@ class _Run:
             self._cache.writer,
             config.input.columns.tenant,
         )
-        run_chain(blocks, intake, self._stages(blocks, similar), commit)
-
-    def _stages(self, blocks: list[Block], similar: bool) -> list[Stage]:
-        config = self._config
-        arguments = {
-            "route": self._plan.route,
-            "plans": config.route.plans if isinstance(config.route, Calibrated) else None,
-            "response_cache": None if similar and self._cache.is_semantic else self._cache.config,
-            "storage": config.storage,
-            "meter": self._meter,
-            "plan": self._plan.route_plan,
-            "keyed_by": self._plan.dialect.keyed_by,
-            "guard": self._guard,
-        }
-        gpus = config.route.embedding.num_gpus if isinstance(config.route, Learned) else 0
-        options = {"num_cpus": 0, "num_gpus": gpus or None}
-        router = Stage(hosts.RouterHost, arguments, replicas=config.routers, options=options)
-        rows = max(block.num_rows for block in blocks)
-        return [
-            *(self._cache.stages_before_routing() if similar else ()),
-            router,
-            *(self._engine_stage(tier, rows) for tier in config.engine_order),
-            *(self._cache.stages_after_answers() if similar else ()),
-        ]
-
-    def _engine_stage(self, tier: Tier, block_rows: int) -> Stage:
-        plans = plans_for(self._plan, tier)
-        arguments = {
-            "tier": tier,
-            "defaults": self._config.sampling.given(),
-            "prices": self._plan.prices,
-            "meter": self._meter,
-            "attempt_id": self._identity.attempt_id,
-            "metered": self._config.budget_usd is not None,
-            "exchange": self._start_exchange(tier),
-            "plans": plans,
-            "cpu_engines": cpu_engines(self._config.tiers),
-            "route": self._plan.route,
-            "configured": self._config.route,
-            "guard": self._guard,
-            "rate_limits": self._rate_limits.of(tier),
-        }
-        return Stage(
-            hosts.EngineHost,
-            arguments,
-            replicas=tier.replica_range.min,
-            max_replicas=tier.replica_range.max,
-            blocks_in_flight=blocks_in_flight(
-                tier, block_rows, [plan.engine_args for plan in plans]
-            ),
-            options=actor_options(tier),
-            options_of_each=group_of_each(tier),
-        )
-
-    def _start_exchange(self, tier: Tier) -> Any | None:
-        if tier.replica_range.max == 1:
-            return None
-        return ray.remote(Exchange).options(num_cpus=0, max_concurrency=1000).remote()
+        run_chain(blocks, intake, self._stages.build(blocks, similar), commit)
 
     def _start_shards(self) -> list[Any]:
         if not self._config.dedup:
@@ -317,17 +251,6 @@ class _Run:
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
         lines += calibration_lines(self._directory)
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
-
-
-def _route_guard(plan: Plan) -> hosts.Guarded | None:
-    """Only where some rows are promised to be as good on the cheap tier."""
-    route, learned = plan.config.route, plan.route_plan
-    if not isinstance(route, Calibrated) or not route.shadow_share:
-        return None
-    if learned is None or learned.certificate.threshold is None:
-        return None
-    floor = Floor(route.floor.loss_points, route.floor.confidence)
-    return hosts.Guarded(ray.remote(RouteGuard).options(num_cpus=0).remote(floor), route)
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

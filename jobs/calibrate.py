@@ -6,7 +6,8 @@ from rich.console import Console
 
 from jobs.cache_calibration import Calibration, Say, print_calibration
 from jobs.cache_calibration import calibrate as calibrate_cache
-from jobs.route_calibration import RouteCalibration, calibrate_route, print_route_calibration
+from jobs.route_calibration import calibrate_route
+from jobs.route_findings import RouteCalibration, print_route_calibration
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.route_config import Calibrated

@@ -1,11 +1,10 @@
-"""The few lines that put plain classes into Ray actors: all the Ray that stages know."""
+"""The few lines that put plain classes into Ray Data's stages; `jobs/remote.py` has the others."""
 
 import asyncio
 import os
 import threading
 import time
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -15,139 +14,38 @@ import ray
 
 from actors.claims import ShardCalls, claim_rows
 from actors.embedder import Embedder
-from actors.engine import Answer, build_engine
-from actors.exchange import Loan, Trader
+from actors.engine import build_engine
+from actors.exchange import Trader
 from actors.generator import Generator
 from actors.hardware import hardware
 from actors.known_answers import KnownAnswers
 from actors.learned_policy import LearnedPolicy
-from actors.meter import Grant
 from actors.recall import recall_rows
 from actors.referee import Referee
 from actors.response_cache import ResponseCache
 from actors.router import Router
+from jobs.remote import Guarded, RemoteLimits, RemoteMarket, RemoteMeter
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.intake import Dialect, read_block
-from pipelines.ledger import Replica
 from pipelines.leftovers import is_leftover, read_leftover
 from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_ordered
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
-from pipelines.rate_limit import Lease
 from pipelines.replicas import fitted
-from pipelines.route_config import Calibrated, Learned, Route
-from pipelines.route_guard import Standing
+from pipelines.route_config import Learned, Route
 from pipelines.route_plan import RoutePlan, known_answers
-from pipelines.routing import FixedPolicy, Policy
-from pipelines.shadow import GAINS, SHADOW, ladder_of
+from pipelines.routing import Policy
+from pipelines.shadow import ladder_of
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
 from pipelines.tuning import TuningPlan
 from pipelines.waiting import rows_for_tier
 
 _REPORT_EVERY_S = 1.0
-
-
-class RemoteMeter:
-    """A `RunMeter` in an actor, as a generator sees it."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    def reserve(self, name: str, nusd: int) -> Awaitable[Grant]:
-        grant: Awaitable[Grant] = self._actor.reserve.remote(name, nusd)
-        return grant
-
-    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None:
-        if reserved_nusd or spent_nusd:
-            self._actor.settle.remote(name, reserved_nusd, spent_nusd)
-
-    def report_replica(self, name: str, replica: Replica) -> None:
-        self._actor.report_replica.remote(name, replica)
-
-    def warn(self, message: str) -> None:
-        self._actor.warn.remote(message)
-
-    def fail(self, message: str) -> None:
-        """Waits: the driver asks for it as soon as it hears that something failed."""
-        ray.get(self._actor.fail.remote(message))
-
-
-class Guarded:
-    """A `RouteGuard` in an actor, as stages see it."""
-
-    def __init__(self, actor: Any, route: Calibrated) -> None:
-        self._actor = actor
-        self._cheap = route.cheap
-        self.closed = FixedPolicy(route.strong, "the floor is in danger")
-
-    def standing(self) -> Standing:
-        standing: Standing = ray.get(self._actor.standing.remote())
-        return standing
-
-    def is_in_danger(self) -> bool:
-        return self.standing().in_danger
-
-    def report(self, table: pa.Table, at: Sequence[int]) -> None:
-        """Tell what became of rows that a tier has just worked on."""
-        rows = table.select(["status", "tier", "route_audit", "_turn"]).take(at).to_pylist()
-        done = [row for row in rows if row["status"] == "ok" and row["route_audit"] is None]
-        cheap = sum(row["tier"] == self._cheap for row in done)
-        shadowed = sum(row["_turn"] == SHADOW for row in rows)
-        self._actor.routed.remote(len(done) + shadowed, cheap + shadowed)
-        gains = [GAINS[row["route_audit"]] for row in rows if row["route_audit"]]
-        if gains:
-            self._actor.checked.remote(gains)
-
-
-class RemoteLimits:
-    """A `RateLimits` in an actor, as an API engine sees it."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def lease(self, tokens: Sequence[int], returned: int) -> Lease:
-        lease: Lease = await self._actor.lease.remote(tokens, returned)
-        return lease
-
-    def learn(self, headers: Mapping[str, str]) -> None:
-        self._actor.learn.remote(headers)
-
-    def pause(self, seconds: float) -> None:
-        self._actor.pause.remote(seconds)
-
-
-class RemoteMarket:
-    """An `Exchange` in an actor, as a trader sees it."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def borrow(self, name: str) -> Loan | None:
-        loan: Loan | None = await self._actor.borrow.remote(name)
-        return loan
-
-    async def is_wanted(self, name: str, waiting: int) -> bool:
-        wanted: bool = await self._actor.is_wanted.remote(name, waiting)
-        return wanted
-
-    async def others_wait(self, name: str) -> bool:
-        wait: bool = await self._actor.others_wait.remote(name)
-        return wait
-
-    async def lend(self, name: str, requests: list[str]) -> list[Answer] | None:
-        answers: list[Answer] | None = await self._actor.lend.remote(name, requests)
-        return answers
-
-    async def repay(self, name: str, loan: int, answers: list[Answer] | None) -> None:
-        await self._actor.repay.remote(name, loan, answers)
-
-    async def give_back(self, loan: int) -> None:
-        await self._actor.give_back.remote(loan)
 
 
 class Intake:

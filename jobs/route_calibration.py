@@ -1,25 +1,23 @@
 """Learning a route from a sample of the input, and proving how far it may be trusted."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from rich.console import Console
-from rich.table import Table
 
 from actors.embedder import Embedder
 from actors.known_answers import SERVED
 from actors.learned_policy import prompt_of
 from actors.route_fit import Fit, Judged, Promise, fit_cascade, fit_route, surest
-from jobs.preflight import plan_run
+from jobs.preflight import check_writable, plan_run
+from jobs.route_findings import RouteCalibration, findings
 from jobs.route_plans import route_plans
 from jobs.route_sampling import Answer, Answered, answer, draw
+from jobs.run_state import note_calibration
 from pipelines.agreement import AGREEMENT
 from pipelines.cascade import CUT_SHORT
-from pipelines.certify import Certificate, Costs, Floor
+from pipelines.certify import Costs
 from pipelines.confidence import MEASURES, Measure, confidence
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
@@ -31,56 +29,12 @@ from pipelines.route_config import (
     Classifier,
     Learned,
 )
-from pipelines.route_curve import oracle_curve, random_curve
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.routing import Candidate
-from pipelines.worth import Advice, advise, larger_samples
 
 Say = Callable[[str], None]
 _LEAST_ROWS = 60
 _BASELINE = "domain_mean"
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How one way of choosing did on the rows that nothing was fitted to.
-
-    Attributes:
-        apgr: the mean of the part of the quality gap that is won back, over all shares of calls
-            to the strong tier; .5 is chance.
-        certified_saving: of the all-strong cost; None for those that only compare.
-    """
-
-    name: str
-    apgr: float
-    certified_saving: float | None
-
-
-@dataclass(frozen=True)
-class RouteCalibration:
-    """What was learned, and what it cost.
-
-    Attributes:
-        certificate: of the chosen policy.
-        quality, strong_quality: expected of routing, and of the strong tier alone, on the rows
-            of the test; of 1.
-        larger: what twice and four times as many rows would probably certify.
-        stored: where runs will find it.
-    """
-
-    rows: int
-    policies: list[Policy]
-    certificate: Certificate
-    quality: float
-    strong_quality: float
-    larger: list[Certificate]
-    advice: Advice
-    floor: Floor
-    bill_usd: float
-    stored: str
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) -> RouteCalibration:
@@ -101,13 +55,12 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
         )
     say(f"{len(sample):,} rows of {plan.num_rows:,} are answered by {route.cheap}, {route.strong}")
     answered, summary = answer(config, route, sample, divert_stderr)
+    if route.calibrate == "in_run":
+        # Before there is a plan: who has one does not calibrate again, whatever happened.
+        note_calibration(check_writable(config), summary.bill_nusd)
     say(f"judged by {route.quality.by}; fitting")
     judged, costs = _judged(route, answered), _costs(route, answered)
-    promise = Promise(
-        Floor(route.floor.loss_points, route.floor.confidence),
-        costs,
-        max(plan.num_rows - len(answered), 1),
-    )
+    promise = Promise(route.floor.terms, costs, ahead=max(plan.num_rows - len(answered), 1))
     known, held = judged.halves(route.seed)
     fits = _fits(route, known, held, promise)
     stored = route_plans(config, route)
@@ -117,7 +70,7 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     is_used = found.learned is not None and found.certificate.threshold is not None
     arrays = found.learned.arrays() if found.learned and is_used else {}
     save_plan(stored, RoutePlan(key, model, found.certificate, arrays), _known(answered))
-    return _told(judged, held, fits, promise, summary.bill_usd, f"{stored.url}/{key}")
+    return findings(judged, held, fits, promise, summary.bill_usd, f"{stored.url}/{key}")
 
 
 def _fits(route: Calibrated, known: Judged, held: Judged, promise: Promise) -> dict[str, Fit]:
@@ -132,38 +85,6 @@ def _fits(route: Calibrated, known: Judged, held: Judged, promise: Promise) -> d
         name: fit_route(name, known, held, promise, route.unfamiliar, route.seed)
         for name in dict.fromkeys((model, _BASELINE))
     }
-
-
-def _told(
-    judged: Judged,
-    held: Judged,
-    fits: Mapping[str, Fit],
-    promise: Promise,
-    bill_usd: float,
-    stored: str,
-) -> RouteCalibration:
-    """The same numbers for a person: beside the baseline, chance and the best there is."""
-    policies = [Policy(n, f.curve.apgr, f.certificate.saving) for n, f in fits.items()]
-    policies.append(Policy("random", random_curve(held.cheap, held.strong).apgr, None))
-    policies.append(Policy("oracle", oracle_curve(held.cheap, held.strong).apgr, None))
-    found = next(iter(fits.values()))
-    strong = float(held.strong.mean())
-    costs = promise.costs
-    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.strong))
-    return RouteCalibration(
-        rows=len(judged.texts),
-        policies=policies,
-        certificate=found.certificate,
-        quality=strong - found.certificate.loss,
-        strong_quality=strong,
-        larger=larger_samples(
-            found.scores, held.gains, found.grid, promise.floor, costs, promise.ahead
-        ),
-        advice=advise(judged.cheap, judged.strong, sent / kept if kept else np.inf),
-        floor=promise.floor,
-        bill_usd=bill_usd,
-        stored=stored,
-    )
 
 
 def _judged(route: Calibrated, answered: Sequence[Answered]) -> Judged:
@@ -224,43 +145,3 @@ def _known(answered: Sequence[Answered]) -> pa.Table:
     names = ("known_key", *SERVED)
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
     return pa.Table.from_pylist(list(rows.values()), schema=schema)
-
-
-def print_route_calibration(found: RouteCalibration, console: Console) -> None:
-    """What was learned, in tables."""
-    pair = Table(title=f"the pair of tiers, on {found.rows:,} rows", title_justify="left")
-    for heading in ("", "share", "interval"):
-        pair.add_column(heading, justify="right" if heading else "left")
-    for figure in found.advice.table:
-        interval = f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
-        pair.add_row(figure.name, f"{100 * figure.value:.1f} %", interval)
-    console.print(pair)
-    console.print(f"{found.advice.verdict}: {found.advice.reason}")
-    table = Table(title="policies", title_justify="left")
-    for heading in ("policy", "APGR", "certified saving"):
-        table.add_column(heading, justify="left" if heading == "policy" else "right")
-    for policy in found.policies:
-        saving = policy.certified_saving
-        certified = "" if saving is None else f"{100 * saving:.1f} %"
-        table.add_row(policy.name, f"{policy.apgr:.3f}", certified)
-    console.print(table)
-    console.print(_verdict(found), highlight=False)
-    projected = ", ".join(
-        f"{100 * c.saving:.1f} % with {factor} times the rows"
-        for factor, c in zip((2, 4), found.larger, strict=False)
-    )
-    console.print(f"a larger sample would probably certify {projected}", highlight=False)
-    console.print(f"bill: ${found.bill_usd:.6f}; stored: {found.stored}", highlight=False)
-
-
-def _verdict(found: RouteCalibration) -> str:
-    certificate, floor = found.certificate, found.floor
-    promise = f"{floor.loss_points:g} points at {100 * floor.confidence:g} % confidence"
-    if certificate.threshold is None:
-        return f"nothing can be certified within {promise}: every row goes to the strong tier"
-    return (
-        f"certified within {promise}: {100 * certificate.saving:.1f} % saved, "
-        f"{100 * certificate.share_cheap:.1f} % of rows stay cheap; quality "
-        f"{100 * found.quality:.1f} of the strong tier's {100 * found.strong_quality:.1f}, "
-        f"at most {100 * certificate.loss_upper:.2f} points less"
-    )

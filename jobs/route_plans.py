@@ -3,7 +3,7 @@
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.route_config import Calibrated
-from pipelines.route_plan import RoutePlan, load_plan, plan_key
+from pipelines.route_plan import RoutePlan, is_stored, load_plan, plan_key
 from pipelines.storage import Directory
 
 
@@ -13,7 +13,10 @@ def route_plans(config: RunConfig, route: Calibrated) -> Directory:
 
 def has_plan(config: RunConfig) -> bool:
     """Whether the run's route is calibrated."""
-    return isinstance(config.route, Calibrated) and _stored(config, config.route) is not None
+    route = config.route
+    return isinstance(route, Calibrated) and is_stored(
+        route_plans(config, route), plan_key(config, route)
+    )
 
 
 def route_plan(config: RunConfig) -> RoutePlan | None:
@@ -25,14 +28,10 @@ def route_plan(config: RunConfig) -> RoutePlan | None:
     route = config.route
     if not isinstance(route, Calibrated):
         return None
-    plan = _stored(config, route)
+    plan = load_plan(route_plans(config, route), plan_key(config, route))
     if plan is None:
         raise UsageProblem(
             f"route: no calibration of this route, models and sampling in {route.plans}; run "
             "`nightmill calibrate` with this configuration first, or set route.calibrate: in_run"
         )
     return plan
-
-
-def _stored(config: RunConfig, route: Calibrated) -> RoutePlan | None:
-    return load_plan(route_plans(config, route), plan_key(config, route))

@@ -11,9 +11,9 @@ from actors.cache_evidence import EvidenceStore
 from actors.cache_writer import CacheWriter
 from actors.hit_bounds import HitBounds
 from actors.in_flight import InFlight
-from jobs import hosts
 from jobs.cache_hosts import AuditHost, RecallHost, Similarity
 from jobs.preflight import Plan
+from jobs.remote import RemoteMeter
 from pipelines.cache_ledger import (
     LEDGER_COLUMNS,
     Account,
@@ -41,7 +41,7 @@ class RunCache:
 
     def __init__(self, plan: Plan, directory: Directory, run_id: str, meter: Any) -> None:
         self._plan, self._directory, self._run_id = plan, directory, run_id
-        self._warn = hosts.RemoteMeter(meter).warn
+        self._warn = RemoteMeter(meter).warn
         self.writer: Any | None = None
         self._terms: Terms | None = None
         self._evidence: EvidenceStore | None = None

@@ -21,7 +21,7 @@ from pipelines.ledger import Replica, overhead_line
 from pipelines.storage import Directory
 
 _RUN = f"{STATE}/run.json"
-CALIBRATION = f"{STATE}/calibration.json"
+_CALIBRATION = f"{STATE}/calibration.json"
 _LOCK = f"{STATE}/lock.json"
 _ATTEMPTS = f"{STATE}/attempts"
 _STALE_S, _REFRESH_S = 120.0, 15.0
@@ -79,11 +79,16 @@ def load_replicas(directory: Directory) -> dict[str, list[Replica]]:
     }
 
 
+def note_calibration(directory: Directory, cost_nusd: int) -> None:
+    """Put on the bill of this OUTPUT's run what learning its route has cost."""
+    directory.write(_CALIBRATION, json.dumps({"cost_nusd": cost_nusd}).encode())
+
+
 def calibration_lines(directory: Directory) -> list[dict[str, Any]]:
     """What this run paid to learn its route: a line of the bill, if it did."""
-    if not directory.exists(CALIBRATION):
+    if not directory.exists(_CALIBRATION):
         return []
-    spent = json.loads(directory.read(CALIBRATION))["cost_nusd"]
+    spent = json.loads(directory.read(_CALIBRATION))["cost_nusd"]
     return [overhead_line("calibration", cost=spent)]
 
 

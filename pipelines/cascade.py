@@ -201,10 +201,10 @@ class CascadeLadder:
                 says = "no probabilities" if found is None else f"confidence {found:.3f}"
                 return _Verdict(found is not None and found >= accept.at_least, says, found)
             case ByAgreement():
-                waits = Next(accept.tier, given.step, f"accept {at}", None, True, False)
+                waits = Next(accept.tier, given.step, f"accept {at}", parks=True)
             case ByVerifier():
                 asked = grade_of_answer(accept.guide, given.request, response)
-                waits = Next(accept.tier, given.step, f"accept {at}", asked, True, False)
+                waits = Next(accept.tier, given.step, f"accept {at}", asked, parks=True)
             case _:
                 holds = self._checkers[given.step, at](given.request.last_user_text, response)
                 return _Verdict(holds, f"{accept.by} {'holds' if holds else 'fails'}")

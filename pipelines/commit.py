@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.schema import BILL, ERRORS, result_table, user_columns
+from pipelines.schema import BILL, ERRORS, WORK, result_table, user_columns
 from pipelines.storage import Directory
 
 STATE = ".nightmill"
@@ -134,25 +134,32 @@ def _as_json(row: pa.Table) -> str:
 
 def _bill_lines(done: pa.Table) -> pa.Table:
     """One line for each tier that worked on a row; one of nothing for a row without any."""
-    lines = []
-    for row in done.select(["row_id", "tier", "_work"]).to_pylist():
-        lines += [_bill_line(row["row_id"], work) for work in row["_work"] or ()] or [
-            _bill_line(row["row_id"], {**_NO_WORK, "tier": row["tier"]})
-        ]
-    return pa.Table.from_pylist(lines, schema=BILL)
+    work = done["_work"].combine_chunks()
+    worked = pc.fill_null(pc.greater(pc.list_value_length(work), 0), False)
+    paid = _lines(done["row_id"].take(pc.list_parent_indices(work)), pc.list_flatten(work))
+    unpaid = done.filter(pc.invert(worked))
+    nothing = pa.array([_NO_WORK] * unpaid.num_rows, WORK)
+    free = _lines(unpaid["row_id"], nothing).set_column(
+        BILL.names.index("tier"), BILL.field("tier"), unpaid["tier"]
+    )
+    return pa.concat_tables([paid, free])
 
 
-def _bill_line(row_id: str, work: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "kind": "row",
-        "row_id": row_id,
-        "tier": work["tier"],
-        "seconds": work["engine_ns"] / 1e9,
-        "tokens": work["prompt_tokens"] + work["completion_tokens"],
-        "cost_nusd": work["cost_nusd"],
-        "attempt_id": work["attempt_id"],
-        "engine_ns": work["engine_ns"],
+def _lines(row_ids: pa.ChunkedArray, work: pa.StructArray) -> pa.Table:
+    """A line of the bill for each piece of work."""
+    ns = pc.struct_field(work, "engine_ns")
+    tokens = [pc.struct_field(work, f"{kind}_tokens") for kind in ("prompt", "completion")]
+    columns = {
+        "kind": pa.array(["row"] * len(work), pa.string()),
+        "row_id": row_ids,
+        "tier": pc.struct_field(work, "tier"),
+        "seconds": pc.divide(ns.cast(pa.float64()), 1e9),
+        "tokens": pc.add(*tokens),
+        "cost_nusd": pc.struct_field(work, "cost_nusd"),
+        "attempt_id": pc.struct_field(work, "attempt_id"),
+        "engine_ns": ns,
     }
+    return pa.table(columns).cast(BILL)
 
 
 def blocks_of(table: pa.Table) -> Sequence[tuple[str, pa.Table]]:

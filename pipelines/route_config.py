@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
+from pipelines.certify import Floor as Terms
 from pipelines.embedding_model import EmbeddingModel
 from pipelines.section import Section
 
@@ -135,6 +136,11 @@ class Floor(Section):
         1.0, gt=0, le=100, description="hundredths of mean quality, which goes from 0 to 1"
     )
     confidence: float = Field(0.95, gt=0.5, lt=1)
+
+    @property
+    def terms(self) -> Terms:
+        """As it is tested."""
+        return Terms(self.loss_points, self.confidence)
 
 
 class ByLabels(Section):

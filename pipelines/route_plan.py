@@ -87,8 +87,12 @@ def save_plan(directory: Directory, plan: RoutePlan, known: pa.Table) -> None:
     directory.write(f"{plan.key}.json", _plan_json(plan))
 
 
+def is_stored(directory: Directory, key: str) -> bool:
+    return directory.exists(f"{key}.json")
+
+
 def load_plan(directory: Directory, key: str) -> RoutePlan | None:
-    if not directory.exists(f"{key}.json"):
+    if not is_stored(directory, key):
         return None
     told = json.loads(directory.read(f"{key}.json"))
     with np.load(io.BytesIO(directory.read(f"{key}.npz")), allow_pickle=False) as arrays:

@@ -1,6 +1,9 @@
 """Checks in the shadow: some rows that a calibrated route left cheap are answered by both tiers."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 from pipelines.agreement import AGREEMENT
 from pipelines.cascade import ANSWER, Audit, Done, Given, Ladder, Next, build_ladder
@@ -8,8 +11,36 @@ from pipelines.requests import Request
 from pipelines.route_config import ByLabels, Calibrated, Route
 
 SHADOW = "shadow"
-GAINS: dict[str, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
+_GAINS: dict[Audit, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
 """What the strong tier's answer is worth more, by `route_audit`, which speaks of the cheap one."""
+
+OUTCOME_COLUMNS = ["status", "tier", "route_audit", "_turn"]
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of rows that a tier worked on, as a `RouteGuard` counts it.
+
+    Attributes:
+        rows, cheap: those that are routed now, and how many of them stay cheap.
+        gains: of checks that are over; their rows were counted when the check began.
+    """
+
+    rows: int
+    cheap: int
+    gains: list[float]
+
+
+def outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
+    """Args:
+    rows: `OUTCOME_COLUMNS` after the referee has ruled.
+    cheap: the tier's name.
+    """
+    done = [row for row in rows if row["status"] == "ok" and row["route_audit"] is None]
+    stay = sum(row["tier"] == cheap for row in done)
+    in_check = sum(row["_turn"] == SHADOW for row in rows)
+    gains = [_GAINS[row["route_audit"]] for row in rows if row["route_audit"]]
+    return Outcomes(len(done) + in_check, stay + in_check, gains)
 
 
 def ladder_of(route: Route, configured: Route) -> Ladder | None:

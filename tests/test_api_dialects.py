@@ -3,7 +3,10 @@ from typing import Any
 
 import pytest
 
-from actors.api_dialects import Unusable, anthropic_usage, dialect_of, openai_usage
+from actors.api_anthropic import anthropic_usage
+from actors.api_dialects import dialect_of
+from actors.api_openai import openai_usage
+from actors.api_reading import Unusable
 from pipelines.api_tier import API
 from pipelines.cost import Usage
 from pipelines.requests import Request

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from actors.fake_quant import dequantized_weights, fake_quant_layers, fake_quantize
 from actors.gptq import gptq, round_columns
 from demo.evaluate import held_out_questions
-from demo.tasks import chat
+from demo.system_prompts import chat
 from pipelines.quant_formats import QuantFormat
 
 SMALL = ROOT / "demo/models/small"

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from actors.fake_quant import dequantized_weights, fake_quantize
 from actors.quantized_export import export, scheme_of
 from demo.evaluate import MAX_NEW_TOKENS, held_out_questions
-from demo.tasks import chat
+from demo.system_prompts import chat
 from pipelines.formats import weight_formats
 from pipelines.quant_formats import QuantFormat
 

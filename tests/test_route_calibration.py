@@ -14,20 +14,26 @@ from conftest import tier, write_jsonl
 from rich.console import Console
 
 from jobs.batch import run
-from jobs.calibrated import run_calibrated
+from jobs.calibrated import ensure_calibrated
 from jobs.cli import main
-from jobs.route_calibration import (
-    RouteCalibration,
-    calibrate_route,
-    print_route_calibration,
-)
+from jobs.route_calibration import calibrate_route
+from jobs.route_findings import RouteCalibration, print_route_calibration
+from jobs.run_state import calibration_lines
+from jobs.summary import Summary
 from pipelines.config import Output, RunConfig
 from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
 from pipelines.route_plan import plan_key
+from pipelines.storage import Directory
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 ROWS = 500
+
+
+def run_calibrated(config: RunConfig) -> Summary:
+    """As the command does."""
+    ensure_calibrated(config)
+    return run(config)
 
 
 def prompt(i: int) -> str:
@@ -201,7 +207,15 @@ def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) ->
     said = {i: "stir" for i in range(ROWS) if i % 4}
     labelled = [{**row, "right": said.get(i, row["right"])} for i, row in enumerate(rows())]
     write_jsonl(tmp_path / "prompts.jsonl", labelled)
+    # What learning has cost is on the bill, also if it then ended before there was a plan.
+    (tmp_path / "file").write_text("")
+    broken = {**raw, "route": {**raw["route"], "plans": str(tmp_path / "file" / "plans")}}
+    with pytest.raises(OSError, match="file"):
+        ensure_calibrated(RunConfig.model_validate(broken))
+    output = Directory(config.output.path, config.storage)
+    assert calibration_lines(output)[0]["cost_nusd"] > 0
     summary = run_calibrated(RunConfig.model_validate(raw))
+    assert summary.overhead_usd["calibration"] > 0
     out = pq.read_table(f"{config.output.path}/rows").to_pylist()
     new = [row for row in out if row["source"] == "generated"]
     assert {row["tier"] for row in new if row["response"] == "stir"} == {"cheap"}

@@ -1,0 +1,136 @@
+"""What a route's calibration found, in numbers and for people."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from actors.route_fit import Fit, Judged, Promise
+from pipelines.certify import Certificate, Floor
+from pipelines.route_curve import oracle_curve, random_curve
+from pipelines.worth import Advice, advise, larger_samples, worth_sampling
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How one way of choosing did on the rows that nothing was fitted to.
+
+    Attributes:
+        apgr: the mean of the part of the quality gap that is won back, over all shares of calls
+            to the strong tier; .5 is chance.
+        certified_saving: of the all-strong cost; None for those that only compare.
+    """
+
+    name: str
+    apgr: float
+    certified_saving: float | None
+
+
+@dataclass(frozen=True)
+class RouteCalibration:
+    """What was learned, and what it cost.
+
+    Attributes:
+        certificate: of the chosen policy.
+        quality, strong_quality: expected of routing, and of the strong tier alone, on the rows
+            of the test; of 1.
+        larger: what twice and four times as many rows would probably certify.
+        pays: whether the rows that each of these adds would save more than they cost.
+        stored: where runs will find it.
+    """
+
+    rows: int
+    policies: list[Policy]
+    certificate: Certificate
+    quality: float
+    strong_quality: float
+    larger: list[Certificate]
+    pays: list[bool]
+    advice: Advice
+    floor: Floor
+    bill_usd: float
+    stored: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def findings(
+    judged: Judged,
+    held: Judged,
+    fits: Mapping[str, Fit],
+    promise: Promise,
+    bill_usd: float,
+    stored: str,
+) -> RouteCalibration:
+    """The same numbers for a person: beside the baseline, chance and the best there is."""
+    policies = [Policy(n, f.curve.apgr, f.certificate.saving) for n, f in fits.items()]
+    policies.append(Policy("random", random_curve(held.cheap, held.strong).apgr, None))
+    policies.append(Policy("oracle", oracle_curve(held.cheap, held.strong).apgr, None))
+    found = next(iter(fits.values()))
+    strong = float(held.strong.mean())
+    costs = promise.costs
+    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.strong))
+    larger = larger_samples(
+        found.scores, held.gains, found.grid, promise.floor, costs, promise.ahead
+    )
+    return RouteCalibration(
+        rows=len(judged.texts),
+        policies=policies,
+        certificate=found.certificate,
+        quality=strong - found.certificate.loss,
+        strong_quality=strong,
+        larger=larger,
+        pays=[
+            worth_sampling(found.certificate, c, promise.ahead, strong_cost=sent, sample_cost=kept)
+            for c in larger
+        ],
+        advice=advise(judged.cheap, judged.strong, sent / kept if kept else np.inf),
+        floor=promise.floor,
+        bill_usd=bill_usd,
+        stored=stored,
+    )
+
+
+def print_route_calibration(found: RouteCalibration, console: Console) -> None:
+    """What was learned, in tables."""
+    pair = Table(title=f"the pair of tiers, on {found.rows:,} rows", title_justify="left")
+    for heading in ("", "share", "interval"):
+        pair.add_column(heading, justify="right" if heading else "left")
+    for figure in found.advice.table:
+        interval = f"{100 * figure.low:.1f} to {100 * figure.high:.1f}"
+        pair.add_row(figure.name, f"{100 * figure.value:.1f} %", interval)
+    console.print(pair)
+    console.print(f"{found.advice.verdict}: {found.advice.reason}")
+    table = Table(title="policies", title_justify="left")
+    for heading in ("policy", "APGR", "certified saving"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for policy in found.policies:
+        saving = policy.certified_saving
+        certified = "" if saving is None else f"{100 * saving:.1f} %"
+        table.add_row(policy.name, f"{policy.apgr:.3f}", certified)
+    console.print(table)
+    console.print(_verdict(found), highlight=False)
+    projected = ", ".join(
+        f"{100 * c.saving:.1f} % with {factor} times the rows"
+        f" ({'would pay' if pays else 'would not pay'})"
+        for factor, c, pays in zip((2, 4), found.larger, found.pays, strict=True)
+    )
+    console.print(f"a larger sample would probably certify {projected}", highlight=False)
+    console.print(f"bill: ${found.bill_usd:.6f}; stored: {found.stored}", highlight=False)
+
+
+def _verdict(found: RouteCalibration) -> str:
+    certificate, floor = found.certificate, found.floor
+    promise = f"{floor.loss_points:g} points at {100 * floor.confidence:g} % confidence"
+    if certificate.threshold is None:
+        return f"nothing can be certified within {promise}: every row goes to the strong tier"
+    return (
+        f"certified within {promise}: {100 * certificate.saving:.1f} % saved, "
+        f"{100 * certificate.share_cheap:.1f} % of rows stay cheap; quality "
+        f"{100 * found.quality:.1f} of the strong tier's {100 * found.strong_quality:.1f}, "
+        f"at most {100 * certificate.loss_upper:.2f} points less"
+    )

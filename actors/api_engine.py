@@ -35,13 +35,18 @@ class APIEngine(APIRows):
     Args:
         defaults: the run's sampling fields, for what a row leaves out.
         limits: the account's rate limits; None if this engine is alone with its account.
+        has_fallback: whether another tier answers rows while this one is out.
     """
 
     def __init__(
-        self, config: API, defaults: Mapping[str, Any], limits: RateLimitCalls | None = None
+        self,
+        config: API,
+        defaults: Mapping[str, Any],
+        limits: RateLimitCalls | None = None,
+        has_fallback: bool = False,
     ) -> None:
         super().__init__(config, defaults)
-        self._breaker = Breaker(config.breaker)
+        self._breaker = Breaker(config.breaker, has_fallback)
         is_limited = bool(config.requests_per_minute or config.tokens_per_minute)
         self._queue = Queue(limits or LocalLimits(config), is_limited)
         self._slots = asyncio.Semaphore(config.concurrency)
@@ -165,7 +170,10 @@ class APIEngine(APIRows):
 
 
 class _Tries:
-    """One row's tries: how many, since when, and what those without an answer cost."""
+    """One row's tries: how many, since when, and what those without an answer cost.
+
+    Its time begins when it is let in: waiting for a turn is as long to who waits for the answer.
+    """
 
     def __init__(self, config: API) -> None:
         self._config = config
@@ -173,14 +181,12 @@ class _Tries:
         self._failures = 0
         self._malformed = 0
         self._usage = Usage()
-        self._first: float | None = None
+        self._began = time.monotonic()
 
     def begin(self) -> float:
         """A try begins: the seconds that it may take."""
-        now = time.monotonic()
-        self._first = now if self._first is None else self._first
         self.number += 1
-        left = self._first + self._config.deadline_s - now
+        left = self._began + self._config.deadline_s - time.monotonic()
         return max(min(self._config.timeout_s, left), 1e-3)
 
     def spent(self, usage: Usage) -> None:
@@ -201,9 +207,7 @@ class _Tries:
         tries = f"{self.number} {'try' if self.number == 1 else 'tries'}"
         if self._malformed >= _MALFORMED_TRIES or self._failures > self._config.max_retries:
             return f"gave up after {tries}: {fault.message}"
-        if self._first is None:
-            return None
-        passed = time.monotonic() - self._first
+        passed = time.monotonic() - self._began
         if passed + pause >= self._config.deadline_s:
             return f"gave up after {tries}, because deadline_s would pass: {fault.message}"
         return None

@@ -172,7 +172,7 @@ def build_engine(
             return BatchEngine(tier.engine, defaults, run)
         from actors.api_engine import APIEngine
 
-        return APIEngine(tier.engine, defaults, limits)
+        return APIEngine(tier.engine, defaults, limits, has_fallback=tier.fallback is not None)
     from actors.vllm_engine import VLLMEngine
 
     return VLLMEngine(tier.engine, defaults, tier.max_attempts, tier.stall_s, planned)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 from rich.console import Console
+from rich.markup import escape
 
 from jobs.cache_cli import cache
 from jobs.options import set_option
@@ -19,7 +20,8 @@ from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
 
-out, err = Console(), Console(stderr=True)
+# What users and libraries wrote must come out as it is: `a:x:` holds no sign of anything.
+out, err = Console(emoji=False), Console(stderr=True, emoji=False)
 
 
 @contextmanager
@@ -31,7 +33,7 @@ def _own_terminal() -> Iterator[Console]:
     saved = os.dup(2)
     try:
         with os.fdopen(os.dup(2), "w") as stream, redirect_stdout(sys.stderr):
-            yield Console(file=stream)
+            yield Console(file=stream, emoji=False)
     finally:
         os.dup2(saved, 2)
         os.close(saved)
@@ -44,10 +46,10 @@ class Problems(click.Group):
         try:
             return super().invoke(ctx)
         except UsageProblem as problem:
-            err.print(f"[red]error:[/red] {problem}", highlight=False, soft_wrap=True)
+            err.print(f"[red]error:[/red] {escape(str(problem))}", highlight=False, soft_wrap=True)
             sys.exit(EXIT_USAGE)
         except RunFailure as failure:
-            err.print(f"[red]failed:[/red] {failure}", highlight=False, soft_wrap=True)
+            err.print(f"[red]failed:[/red] {escape(str(failure))}", highlight=False, soft_wrap=True)
             sys.exit(EXIT_FAILED)
 
 

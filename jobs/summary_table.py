@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.summary import Summary
@@ -57,7 +58,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     start = f"{summary.rows_per_s:,.1f} rows/s, the first of them after {summary.start_s:,.1f} s"
     table.add_row("time", f"{summary.wall_s:,.1f} s", start)
     for warning in summary.warnings:
-        table.add_row("[yellow]warning[/yellow]", "", warning)
+        table.add_row("[yellow]warning[/yellow]", "", escape(warning))
     table.add_row("output", "", summary.output)
     table.add_row("logs", "", summary.logs)
     console.print(table)

@@ -152,6 +152,9 @@ def wait_s(fault: Fault, tries: int, rng: Random) -> float:
     return fault.after_s + rng.uniform(0, min(0.1 * fault.after_s, 1.0))
 
 
+_OUTAGE_S = 120.0
+
+
 @dataclass(frozen=True)
 class Leave:
     """What a breaker says to who wants to try.
@@ -170,10 +173,15 @@ class Breaker:
     request goes to see.
 
     Times are seconds of any one clock.
+
+    Args:
+        has_fallback: whether somebody else answers rows that fail here.
     """
 
-    def __init__(self, config: BreakerConfig) -> None:
+    def __init__(self, config: BreakerConfig, has_fallback: bool = False) -> None:
         self._config = config
+        patience_s = 0.0 if has_fallback else _OUTAGE_S
+        self._outage_s = patience_s if config.outage_s is None else config.outage_s
         self._failures = 0
         self._opened_at: float | None = None
         self._down_since = 0.0
@@ -185,7 +193,7 @@ class Breaker:
 
     def is_outage(self, now: float) -> bool:
         """Whether the service has been down for too long to wait for."""
-        return self.is_open and now - self._down_since >= self._config.outage_s
+        return self.is_open and now - self._down_since >= self._outage_s
 
     def ask(self, now: float) -> Leave:
         if self._opened_at is None:

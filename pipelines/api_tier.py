@@ -3,7 +3,14 @@
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from pipelines.section import Section
 
@@ -18,8 +25,10 @@ class Breaker(Section):
 
     failures: PositiveInt = Field(32, description="failures in a row that open it")
     open_s: PositiveFloat = Field(15.0, description="before one request tries again")
-    outage_s: PositiveFloat = Field(
-        120.0, description="open for so long, it lets rows fail at once instead of waiting"
+    outage_s: NonNegativeFloat | None = Field(
+        None,
+        description="open for so long, it lets rows fail at once instead of waiting; by default "
+        "120, or 0 where a fallback tier answers them",
     )
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ def api(url: str, **fields: Any) -> API:
     return API.model_validate(raw)
 
 
-def ask(config: API, *texts: str, limits: Any = None, **defaults: Any) -> list[Answer]:
+def ask(
+    config: API, *texts: str, limits: Any = None, has_fallback: bool = False, **defaults: Any
+) -> list[Answer]:
     """The answers to prompts that are all asked at once."""
 
     async def answers() -> list[Answer]:
-        engine = APIEngine(config, defaults, limits)
+        engine = APIEngine(config, defaults, limits, has_fallback)
         await engine.start()
         requests = [Request([{"role": "user", "content": text}], {}) for text in texts]
         done = await asyncio.gather(*(engine.answer(request) for request in requests))
@@ -133,6 +136,19 @@ def test_a_breaker_saves_a_service_that_is_down_from_most_of_the_tries() -> None
         config = api(url, breaker={**breaker, "outage_s": 60}, concurrency=4)
         answers = ask(config, *(f"row {i}" for i in range(50)))
         assert [a.response for a in answers] == [f"ROW {i}" for i in range(50)]
+
+
+def test_rows_do_not_wait_for_a_dead_service_longer_than_they_may() -> None:
+    """With a fallback not at all, without one until their deadline, tried or not."""
+    breaker = {"failures": 2, "open_s": 60}
+    for more, fields in (({"has_fallback": True}, {}), ({}, {"deadline_s": 1})):
+        with standin(share=1.0, faults=["503"]) as (server, url):
+            config = api(url, breaker=breaker, concurrency=2, max_retries=0, **fields)
+            began = time.monotonic()
+            answers = ask(config, *(f"row {i}" for i in range(20)), **more)
+            assert time.monotonic() - began < 15
+            assert {a.problem.kind for a in answers if a.problem} == {"unavailable"}
+            assert len(server.arrivals) <= 4
 
 
 def test_under_faults_nothing_is_lost_and_nothing_is_paid_twice() -> None:

@@ -55,6 +55,15 @@ def test_check_prints_the_resolved_config(tmp_path: Path) -> None:
     assert yaml.safe_load(done.output)["tiers"][0]["replicas"] == 2
 
 
+def test_what_a_user_wrote_is_shown_as_it_is(tmp_path: Path) -> None:
+    accept = {"by": "python", "entry_point": "nope:x"}
+    steps = [{"tier": "only", "accept": [accept]}]
+    route = {"policy": "cascade", "steps": steps, "otherwise": "only"}
+    assert "nope:x:" in invoke("check", config_file(tmp_path, route=route)).output
+    unknown = config_file(tmp_path, route={"policy": "fixed", "tier": "[bold]"})
+    assert "'[bold]'" in invoke("check", unknown).output
+
+
 def broken(tmp_path: Path, name: str) -> list[object]:
     """Arguments of a run that cannot start."""
     (tmp_path / "empty.jsonl").write_text("")

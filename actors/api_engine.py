@@ -1,6 +1,7 @@
 """Rows answered by an API: tried again where that helps, held back where it asks for that."""
 
 import asyncio
+import gc
 import json
 import time
 from collections.abc import Mapping
@@ -58,6 +59,10 @@ class APIEngine(APIRows):
     async def start(self) -> None:
         """Raises: UsageProblem if there is no key."""
         self._connection = Connection(self._config, self._dialect.path)
+        # What is loaded by now stays: looking through all of it for garbage stops every request
+        # for longer than its own work takes.
+        gc.collect()
+        gc.freeze()
         self.admission.open(_ADMITTED * self._config.concurrency)
 
     async def answer(self, request: Request) -> Answer:

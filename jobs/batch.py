@@ -138,6 +138,7 @@ class _Run:
         self._shards = self._start_shards()
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
         self._stages = RunStages(plan, identity, self._meter, self._cache)
+        self._stages.recall(directory)
 
     def finish(self, blocks: list[Block]) -> Summary:
         try:

@@ -14,7 +14,13 @@ from pipelines.rate_limit import Lease
 from pipelines.route_config import Calibrated
 from pipelines.route_guard import Standing
 from pipelines.routing import FixedPolicy
-from pipelines.shadow import OUTCOME_COLUMNS, outcomes
+from pipelines.shadow import (
+    COMMITTED_COLUMNS,
+    OUTCOME_COLUMNS,
+    Outcomes,
+    committed_outcomes,
+    outcomes,
+)
 
 
 class RemoteMeter:
@@ -59,7 +65,14 @@ class Guarded:
 
     def report(self, table: pa.Table, at: Sequence[int]) -> None:
         """Tell what became of rows that a tier has just worked on."""
-        seen = outcomes(table.select(OUTCOME_COLUMNS).take(at).to_pylist(), self._cheap)
+        self._tell(outcomes(table.select(OUTCOME_COLUMNS).take(at).to_pylist(), self._cheap))
+
+    def recall(self, committed: pa.Table) -> None:
+        """Tell what an earlier start of the run found, by a part of its rows."""
+        rows = committed.select(COMMITTED_COLUMNS).to_pylist()
+        self._tell(committed_outcomes(rows, self._cheap))
+
+    def _tell(self, seen: Outcomes) -> None:
         self._actor.routed.remote(seen.rows, seen.cheap)
         if seen.gains:
             self._actor.checked.remote(seen.gains)

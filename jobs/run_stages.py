@@ -19,6 +19,8 @@ from pipelines.chain import Stage
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.route_config import Calibrated, Learned
 from pipelines.route_guard import RouteGuard, Standing
+from pipelines.shadow import COMMITTED_COLUMNS
+from pipelines.storage import Directory
 from pipelines.tier import Tier
 
 
@@ -47,6 +49,13 @@ class RunStages:
             *(self._engine_stage(tier, rows) for tier in self._config.engine_order),
             *(self._cache.stages_after_answers() if similar else ()),
         ]
+
+    def recall(self, directory: Directory) -> None:
+        """Let the checks in the shadow go on from what earlier starts have committed."""
+        if self._guard is None:
+            return
+        for name in directory.parts("rows"):
+            self._guard.recall(directory.read_table(name, COMMITTED_COLUMNS))
 
     def standing(self) -> Standing | None:
         """What checks in the shadow have found; None where there are none."""

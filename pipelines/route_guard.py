@@ -7,7 +7,7 @@ with a probability of at most that error, however often one looks (Waudby-Smith 
 2024).
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,15 +48,22 @@ class RouteGuard:
     _worse: int = 0
     _gain: float = 0.0
     _in_danger: bool = False
+    _known: set[str] = field(default_factory=set)
 
     def routed(self, rows: int, cheap: int) -> None:
         """So many rows were routed, so many of them to the cheap tier."""
         self._rows += rows
         self._cheap += cheap
 
-    def checked(self, gains: Iterable[float]) -> None:
-        """The strong answer's quality less the cheap one's, from -1 to 1, of rows in turn."""
-        for gain in gains:
+    def checked(self, gains: Mapping[str, float]) -> None:
+        """The strong answer's quality less the cheap one's, from -1 to 1, by row, in turn.
+
+        A row counts once: after a kill its block may come again.
+        """
+        for row_id, gain in gains.items():
+            if row_id in self._known:
+                continue
+            self._known.add(row_id)
             # What a cheap row may lose on average, by all that was routed before this one.
             allowed = min(self.floor.loss / max(self._share(), 1e-9), 1.0)
             self._capital *= 1 + _STAKES * (gain - allowed)

@@ -14,7 +14,8 @@ SHADOW = "shadow"
 _GAINS: dict[Audit, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
 """What the strong tier's answer is worth more, by `route_audit`, which speaks of the cheap one."""
 
-OUTCOME_COLUMNS = ["status", "tier", "route_audit", "_turn"]
+OUTCOME_COLUMNS = ["row_id", "status", "tier", "route_audit", "_turn"]
+COMMITTED_COLUMNS = ["row_id", "status", "source", "tier", "route_audit"]
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class Outcomes:
 
     Attributes:
         rows, cheap: those that are routed now, and how many of them stay cheap.
-        gains: of checks that are over; their rows were counted when the check began.
+        gains: of checks that are over, by row; their rows were counted when the check began.
     """
 
     rows: int
     cheap: int
-    gains: list[float]
+    gains: dict[str, float]
 
 
 def outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
@@ -39,8 +40,18 @@ def outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
     done = [row for row in rows if row["status"] == "ok" and row["route_audit"] is None]
     stay = sum(row["tier"] == cheap for row in done)
     in_check = sum(row["_turn"] == SHADOW for row in rows)
-    gains = [_GAINS[row["route_audit"]] for row in rows if row["route_audit"]]
-    return Outcomes(len(done) + in_check, stay + in_check, gains)
+    return Outcomes(len(done) + in_check, stay + in_check, _gains(rows))
+
+
+def committed_outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
+    """The same of rows that an earlier start of the run has committed: `COMMITTED_COLUMNS`."""
+    done = [row for row in rows if row["status"] == "ok" and row["source"] == "generated"]
+    stayed = sum(row["tier"] == cheap or row["route_audit"] is not None for row in done)
+    return Outcomes(len(done), stayed, _gains(done))
+
+
+def _gains(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    return {row["row_id"]: _GAINS[row["route_audit"]] for row in rows if row["route_audit"]}
 
 
 def ladder_of(route: Route, configured: Route) -> Ladder | None:

@@ -146,6 +146,10 @@ def test_a_route_that_has_turned_bad_is_noticed_and_closed(
     closed = [row for row in out if row["route_reason"] == "the floor is in danger"]
     assert {row["tier"] for row in closed} == {"strong"}
     assert len(closed) > 50
+    # The same command again goes on from there.
+    again = run(moved)
+    assert again.routing is not None
+    assert again.routing["checks"] | {"loss": 0} == checks | {"loss": 0}
 
 
 def test_rows_unlike_the_sample_go_to_the_strong_tier(

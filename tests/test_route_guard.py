@@ -1,14 +1,21 @@
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 
 from pipelines.certify import Floor
 from pipelines.route_guard import RouteGuard
+from pipelines.shadow import SHADOW, committed_outcomes, outcomes
+
+
+def by_row(gains: Iterable[float]) -> dict[str, float]:
+    return {f"r{i}": float(gain) for i, gain in enumerate(gains)}
 
 
 def guarded(rate_worse: float, checks: int, seed: int, share_cheap: float = 0.5) -> RouteGuard:
     guard = RouteGuard(Floor(2.0, 0.95))
     guard.routed(1000, int(1000 * share_cheap))
-    guard.checked(np.random.default_rng(seed).random(checks) < rate_worse)
+    guard.checked(by_row(np.random.default_rng(seed).random(checks) < rate_worse))
     return guard
 
 
@@ -32,12 +39,44 @@ def test_the_share_that_stays_cheap_counts() -> None:
 def test_wins_make_up_for_losses() -> None:
     guard = RouteGuard(Floor(2.0, 0.95))
     guard.routed(100, 50)
-    guard.checked([1.0, -1.0] * 300)
+    guard.checked(by_row([1.0, -1.0] * 300))
     standing = guard.standing()
     assert (standing.in_danger, standing.worse, standing.loss) == (False, 300, 0)
 
 
 def test_an_alarm_stays() -> None:
     guard = guarded(0.5, 100, 0)
-    guard.checked([-1.0] * 1000)
+    guard.checked({f"later{i}": -1.0 for i in range(1000)})
     assert guard.standing().in_danger
+
+
+def test_a_row_that_comes_again_counts_once() -> None:
+    guard = RouteGuard(Floor(2.0, 0.95))
+    guard.routed(100, 50)
+    for _ in range(50):
+        guard.checked({"a": 1.0, "b": 0.0})
+    assert (guard.standing().checked, guard.standing().worse) == (2, 1)
+
+
+def test_what_is_committed_counts_as_it_did_when_it_happened() -> None:
+    ended = [
+        {"row_id": "a", "status": "ok", "tier": "small", "route_audit": None},
+        {"row_id": "b", "status": "ok", "tier": "large", "route_audit": "worse"},
+        {"row_id": "c", "status": "ok", "tier": "large", "route_audit": None},
+        {"row_id": "d", "status": "error", "tier": "small", "route_audit": None},
+    ]
+    begun = [{"row_id": "b", "status": None, "tier": "large", "route_audit": None}]
+    seen = [
+        outcomes([{**row, "_turn": "answer"} for row in ended], "small"),
+        outcomes([{**row, "_turn": SHADOW} for row in begun], "small"),
+    ]
+    told = committed_outcomes(
+        [
+            *({**row, "source": "generated"} for row in ended),
+            {"row_id": "e", "status": "ok", "tier": "small", "route_audit": None, "source": "x"},
+        ],
+        "small",
+    )
+    assert told.rows == sum(each.rows for each in seen) == 3
+    assert told.cheap == sum(each.cheap for each in seen) == 2
+    assert told.gains == seen[0].gains == {"b": 1.0}

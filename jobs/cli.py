@@ -221,10 +221,10 @@ def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.calibrated import ensure_calibrated
-    from jobs.progress import progress_bar
+    from jobs.progress import shown_progress
     from jobs.summary_table import print_summary
 
-    with _own_terminal() as terminal, progress_bar(terminal) as (watch, on_start):
+    with _own_terminal() as terminal, shown_progress(terminal) as (watch, on_start):
         ensure_calibrated(config, divert_stderr=True)
         summary = run_batch(config, watch, on_start, divert_stderr=True, retry=retry)
     if as_json:

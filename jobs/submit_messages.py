@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from jobs.submit import Submitted
-from pipelines.errors import EXIT_OK
+from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
 from pipelines.submission import Attempt, Step
 
 Say = Callable[[str], None]
@@ -12,6 +12,13 @@ Say = Callable[[str], None]
 EXIT_DETACHED = 130
 """As a shell says of what Ctrl-C ended; the job itself has not."""
 _SAME = "the same command"
+_MEANINGS = {
+    EXIT_OK: "every row is answered",
+    EXIT_FAILED: "failed; its output says why, and what it committed stays",
+    EXIT_USAGE: "could not start; its output says why, and nothing was spent",
+    EXIT_ERRORS: "finished, some rows are in errors/",
+    EXIT_BUDGET: "stopped at the budget, the rest is pending",
+}
 
 
 def follow_job(run_job: Submitted, say: Say, no_wait: bool) -> int:
@@ -32,11 +39,8 @@ def follow_job(run_job: Submitted, say: Say, no_wait: bool) -> int:
 
 
 def stop_job(run_job: Submitted, say: Say) -> int:
-    attempt = run_job.stop()
-    say(
-        f"job {attempt.submission_id} has ended: {attempt.status.lower()}. What it committed "
-        "stays; submit again to go on"
-    )
+    """Ends well once the job has ended, however far it had come."""
+    _ended(run_job.stop(), say)
     return EXIT_OK
 
 
@@ -45,10 +49,10 @@ def _said_of(step: Step) -> str:
     if step.action == "start":
         return f"job {job}: submitted"
     if step.action == "follow":
-        return f"job {job}: this run is {step.attempt.status.lower()} already; following it"
+        return f"job {job}: this run is {step.attempt.status.lower()} already"
     return (
-        f"job {job}: this run is done, with exit code {step.attempt.run_exit_code}; for another "
-        "one choose another --output"
+        f"job {job}: this run is over: {_MEANINGS[step.attempt.run_exit_code]}. For another one "
+        "choose another --output"
     )
 
 
@@ -58,10 +62,14 @@ def _onward(job: str) -> str:
 
 def _ended(attempt: Attempt, say: Say) -> int:
     code = attempt.run_exit_code
-    said = f"job {attempt.submission_id}: {attempt.status.lower()}, exit code {code}"
-    if attempt.exit_code != code and attempt.status != "SUCCEEDED":
-        said += f" (its driver's: {attempt.exit_code})"
-    say(said)
+    if attempt.status == "STOPPED":
+        said = "stopped; what it committed stays, submit again to go on"
+    else:
+        said = _MEANINGS[code]
+    if attempt.exit_code not in (None, code):
+        # A signal, or a command that the cluster does not have.
+        said += f"; its driver ended with {attempt.exit_code}"
+    say(f"job {attempt.submission_id}: {said}")
     return code
 
 

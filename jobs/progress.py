@@ -12,7 +12,6 @@ from jobs.batch import OnStart
 from jobs.watching import Watch
 from pipelines.prices import NUSD
 
-
 _LINE_EVERY_S = 30.0
 
 

@@ -137,6 +137,6 @@ def _hosted(dataset: Dataset, stage: Stage) -> Dataset:
         max_concurrency=stage.blocks_in_flight,
         # Ray Data's own default is to try for ever.
         max_restarts=_MAX_RESTARTS,
-        max_task_retries=_MAX_RESTARTS,
+        max_task_retries=-1,
         **stage.options,
     )

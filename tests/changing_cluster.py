@@ -17,6 +17,9 @@ from ray.cluster_utils import Cluster
 from jobs.batch import run
 from pipelines.config_file import load_config
 
+SOON_DEAD = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}
+"""Ray takes a silent machine for dead after 15 s."""
+
 
 class Rows:
     """How many are committed, as the run tells it."""
@@ -33,7 +36,7 @@ class Rows:
 def main() -> None:
     config = load_config(Path(sys.argv[1]), {})
     cluster = Cluster()
-    cluster.add_node(num_cpus=2, labels={"node": "head"})
+    cluster.add_node(num_cpus=2, labels={"node": "head"}, _system_config=SOON_DEAD)
     cluster.add_node(num_cpus=2, labels={"node": "steady", "tier": "steady"})
     doomed = cluster.add_node(num_cpus=2, labels={"node": "doomed", "tier": "spot"})
     cluster.wait_for_nodes()

@@ -33,7 +33,6 @@ def job_client(address: str | None) -> Any:
     if address is not None and "://" not in address:
         raise UsageProblem(f"--address {address}: write it with its scheme: http://{address}")
     from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
     from requests.exceptions import RequestException
 
     # It tells of every step of an upload.
@@ -42,7 +41,7 @@ def job_client(address: str | None) -> Any:
     shown = address or os.environ.get(_ADDRESS) or os.environ[_CLUSTER]
     try:
         with _addressed(address):
-            return JobSubmissionClient(address)
+            return _connected(address)
     except AuthenticationError as error:
         raise UsageProblem(f"{shown}: {_token_problem(str(error))}") from error
     # A RuntimeError is an answer that is not Ray's.
@@ -51,6 +50,20 @@ def job_client(address: str | None) -> Any:
             f"{shown}: no Ray cluster answers there ({error}). To fix: start one here with `ray "
             "start --head`, or give --address, the http address of a cluster's dashboard"
         ) from error
+
+
+def _connected(address: str | None) -> Any:
+    """With the token in the place for it, if the cluster wants one: so does `ray start`."""
+    from ray._private.authentication import authentication_token_setup as token
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError:
+        if "RAY_AUTH_MODE" in os.environ or not token.maybe_enable_token_auth_if_token_available():
+            raise
+        return JobSubmissionClient(address)
 
 
 @contextmanager
@@ -78,7 +91,7 @@ def _token_problem(said: str) -> str:
 def token_file_warning() -> str | None:
     """What is wrong with the permissions of the file that holds the token, if anything is."""
     if os.environ.get("RAY_AUTH_MODE", "").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
-        return None
+        return None  # No token is used, or none from a file.
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
     if not path.is_file() or not stat.S_IMODE(path.stat().st_mode) & 0o077:
         return None

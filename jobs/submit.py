@@ -63,9 +63,9 @@ class Submitted:
         self._given, self._say = submission, say
         today = datetime.now(UTC).date()
         check_decisions(submission.config, today)
+        self._client = job_client(submission.address)
         if warning := token_file_warning():
             say(warning)
-        self._client = job_client(submission.address)
         self._is_here = is_on_this_machine(self._client)
         self._absolute = absolute_places(submission.config, os.getcwd())
         if self._is_here:

@@ -36,15 +36,18 @@ def test_a_machine_that_dies_and_one_that_joins_change_no_row_and_no_sum(
     path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
     alone = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     with TemporaryDirectory(dir="/tmp") as apart:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / "tests/changing_cluster.py"), str(path)],
-            stdout=subprocess.PIPE,
-            text=True,
+        subprocess.run(
+            [
+                sys.executable,
+                str(ROOT / "tests/changing_cluster.py"),
+                str(path),
+                str(tmp_path / "told"),
+            ],
             check=True,
             timeout=90,
             env={**alone, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": apart},
         )
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = json.loads((tmp_path / "told").read_text())
     assert 0 < told["died_at"] <= told["joined_at"] < ROWS
     directory = Directory(config.output.path, Storage())
     summary = load_summary(directory)

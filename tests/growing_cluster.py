@@ -1,0 +1,115 @@
+"""The machines of a cluster file come and go, without a cloud.
+
+`python tests/growing_cluster.py CLUSTER_FILE PORT` starts a head whose autoscaler reads the file
+with Ray's own stand-in for a cloud, and prints, as JSON, which machines ran what and when.
+"""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import ray
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.util import prepare_config
+
+from pipelines.config_file import load_config
+from pipelines.replicas import actor_options
+
+ROOT = Path(__file__).parent.parent
+IDLE_S = 4
+_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
+
+
+def without_a_cloud(path: str, gcs: str) -> dict[str, Any]:
+    """The file's own machines, limits and labels; only who makes the machines is another."""
+    config = yaml.safe_load(Path(path).read_text())
+    types = config["available_node_types"]
+    for node in types.values():
+        node["node_config"] = {}
+    types[FAKE_HEAD_NODE_TYPE] = types.pop(config["head_node_type"])
+    config["head_node_type"] = FAKE_HEAD_NODE_TYPE
+    config["provider"] = {"type": "external", "module": _PROVIDER, "gcs_address": gcs}
+    config["idle_timeout_minutes"] = IDLE_S / 60
+    del config["docker"], config["file_mounts"]
+    prepared: dict[str, Any] = prepare_config(config)
+    return prepared
+
+
+class Here:
+    def node(self) -> tuple[str, dict[str, str]]:
+        context = ray.get_runtime_context()
+        return context.get_node_id(), dict(context.get_node_labels())
+
+
+def alive() -> list[dict[str, str]]:
+    return [node["Labels"] for node in ray.nodes() if node["Alive"]]
+
+
+def until(count: int, within_s: float) -> int:
+    """The number of machines, once it is `count` or time is up."""
+    end = time.monotonic() + within_s
+    while len(alive()) != count and time.monotonic() < end:
+        time.sleep(0.2)
+    return len(alive())
+
+
+def observe() -> dict[str, Any]:
+    before = until(1, 10)
+    config = load_config(ROOT / "configs/cluster.yaml", {})
+    seen = {}
+    for tier in config.tiers:
+        actor = ray.remote(Here).options(**actor_options(tier)).remote()
+        started = time.monotonic()
+        _, labels = ray.get(actor.node.remote(), timeout=60)
+        waited = time.monotonic() - started
+        seen[tier.name] = {"tier": labels.get("tier"), "waited_s": round(waited, 1)}
+        del actor
+    return {"before": before, "seen": seen, "after": until(1, 60)}
+
+
+def main() -> None:
+    path, port = sys.argv[1:]
+    with TemporaryDirectory(dir="/tmp") as folder:
+        file = Path(folder, "cluster.json")
+        file.write_text(json.dumps(without_a_cloud(path, f"127.0.0.1:{port}")))
+        fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        head = subprocess.Popen(
+            [
+                *(Path(sys.executable).parent / "ray", "start", "--head", "--block"),
+                *(f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}/ray"),
+                *("--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"),
+                *(f"--autoscaling-config={file}", "--object-store-memory=100000000"),
+            ],
+            env={**os.environ, **fast},
+            stdout=subprocess.DEVNULL,
+        )
+        try:
+            join(f"127.0.0.1:{port}")
+            print(json.dumps(observe()))
+            ray.shutdown()
+        finally:
+            head.terminate()
+            head.wait(30)
+
+
+def join(address: str) -> None:
+    end = time.monotonic() + 30
+    while True:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.CRITICAL)
+            return
+        except ConnectionError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.5)
+
+
+if __name__ == "__main__":
+    main()

@@ -8,11 +8,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psutil
 from conftest import ROOT
 
 RAY = Path(sys.executable).parent / "ray"
@@ -53,8 +54,16 @@ def ray_head(**environment: str) -> Iterator[Head]:
             _wait_for(f"{address}/api/version", head)
             yield Head(address, {**plain, "RAY_API_SERVER_ADDRESS": address})
         finally:
-            head.terminate()
-            head.wait(30)
+            stop(head)
+
+
+def stop(head: "subprocess.Popen[bytes]") -> None:
+    """At once: a head that is asked to end waits for its jobs' workers."""
+    processes = psutil.Process(head.pid).children(recursive=True)
+    for process in [psutil.Process(head.pid), *processes]:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.wait()
 
 
 def _wait_for(url: str, head: "subprocess.Popen[bytes]") -> None:

@@ -43,6 +43,7 @@ def test_a_machine_that_dies_and_one_that_joins_change_no_row_and_no_sum(
                 str(path),
                 str(tmp_path / "told"),
             ],
+            cwd=ROOT,
             check=True,
             timeout=90,
             env={**alone, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": apart},

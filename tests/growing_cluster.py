@@ -1,7 +1,7 @@
 """The machines of a cluster file come and go, without a cloud.
 
-`python tests/growing_cluster.py CLUSTER_FILE PORT` starts a head whose autoscaler reads the file
-with Ray's own stand-in for a cloud, and prints, as JSON, which machines ran what and when.
+`python tests/growing_cluster.py CLUSTER_FILE TOLD` starts a head whose autoscaler reads the file
+with Ray's own stand-in for a cloud, and writes to a file, as JSON, which machines ran what.
 """
 
 import json
@@ -16,13 +16,15 @@ from typing import Any
 
 import ray
 import yaml
+from conftest import ROOT
+from ray._private.services import get_node_ip_address
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_TYPE
 from ray.autoscaler._private.util import prepare_config
+from ray_head import RAY, free_ports, stop
 
 from pipelines.config_file import load_config
 from pipelines.replicas import actor_options
 
-ROOT = Path(__file__).parent.parent
 IDLE_S = 4
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
@@ -75,28 +77,27 @@ def observe() -> dict[str, Any]:
 
 
 def main() -> None:
-    path, port = sys.argv[1:]
+    (port,) = free_ports(1)
+    gcs = f"{get_node_ip_address()}:{port}"
     with TemporaryDirectory(dir="/tmp") as folder:
         file = Path(folder, "cluster.json")
-        file.write_text(json.dumps(without_a_cloud(path, f"127.0.0.1:{port}")))
-        fast = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        file.write_text(json.dumps(without_a_cloud(sys.argv[1], gcs)))
         head = subprocess.Popen(
             [
-                *(Path(sys.executable).parent / "ray", "start", "--head", "--block"),
-                *(f"--port={port}", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}/ray"),
+                *(RAY, "start", "--head", "--block", f"--port={port}", f"--temp-dir={folder}/ray"),
                 *("--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"),
                 *(f"--autoscaling-config={file}", "--object-store-memory=100000000"),
             ],
-            env={**os.environ, **fast},
+            env={**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"},
             stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
-            join(f"127.0.0.1:{port}")
-            print(json.dumps(observe()))
+            join(gcs)
+            Path(sys.argv[2]).write_text(json.dumps(observe()))
             ray.shutdown()
         finally:
-            head.terminate()
-            head.wait(30)
+            stop(head)
 
 
 def join(address: str) -> None:

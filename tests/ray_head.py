@@ -35,7 +35,7 @@ def ray_head(**environment: str) -> Iterator[Head]:
     """
     plain = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     plain |= {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
-    gcs, dashboard, agent, client = _free_ports(4)
+    gcs, dashboard, agent, client = free_ports(4)
     # Sockets lie in there, whose paths must be short.
     with TemporaryDirectory(dir="/tmp") as folder:
         head = subprocess.Popen(
@@ -81,7 +81,7 @@ def _wait_for(url: str, head: "subprocess.Popen[bytes]") -> None:
     raise TimeoutError(url)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:

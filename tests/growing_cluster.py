@@ -18,7 +18,10 @@ import ray
 import yaml
 from conftest import ROOT
 from ray._private.services import get_node_ip_address
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+)
 from ray.autoscaler._private.util import prepare_config
 from ray_head import RAY, free_ports, stop
 
@@ -26,6 +29,14 @@ from pipelines.config_file import load_config
 from pipelines.replicas import actor_options
 
 IDLE_S = 4
+AS_RAY_UP = {
+    # What `ray up` starts; the older autoscaler does not look at labels.
+    "RAY_enable_autoscaler_v2": "1",
+    "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+    "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    "RAY_FAKE_CLUSTER": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+}
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 
 
@@ -37,9 +48,16 @@ def without_a_cloud(path: str, gcs: str) -> dict[str, Any]:
         node["node_config"] = {}
     types[FAKE_HEAD_NODE_TYPE] = types.pop(config["head_node_type"])
     config["head_node_type"] = FAKE_HEAD_NODE_TYPE
-    config["provider"] = {"type": "external", "module": _PROVIDER, "gcs_address": gcs}
+    config["provider"] = {
+        "type": "external",
+        "module": _PROVIDER,
+        "gcs_address": gcs,
+        "head_node_id": FAKE_HEAD_NODE_ID,
+        "launch_multiple": True,
+    }
     config["idle_timeout_minutes"] = IDLE_S / 60
-    del config["docker"], config["file_mounts"]
+    del config["docker"]
+    config["file_mounts"] = {}
     prepared: dict[str, Any] = prepare_config(config)
     return prepared
 
@@ -88,7 +106,7 @@ def main() -> None:
                 *("--num-cpus=2", "--num-gpus=0", "--include-dashboard=false"),
                 *(f"--autoscaling-config={file}", "--object-store-memory=100000000"),
             ],
-            env={**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"},
+            env={**os.environ, **AS_RAY_UP},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

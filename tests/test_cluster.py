@@ -1,7 +1,12 @@
 import fnmatch
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +99,23 @@ def test_every_label_that_a_shipped_run_asks_for_is_there(cluster: dict[str, Any
     for path in RUN_CONFIGS:
         for tier in load_config(path, {}).tiers:
             assert not tier.labels or any(tier.labels.items() <= k.items() for k in known), path
+
+
+def test_machines_come_for_their_tier_and_go_when_it_is_idle(tmp_path: Path) -> None:
+    """The file's own machines, limits and labels, with Ray's stand-in for a cloud."""
+    told = tmp_path / "told"
+    alone = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    subprocess.run(
+        [sys.executable, "tests/growing_cluster.py", "cluster.yaml", str(told)],
+        env={**alone, "PYTHONPATH": str(ROOT), "RAY_AUTH_MODE": "disabled"},
+        cwd=ROOT,
+        check=True,
+        timeout=240,
+    )
+    seen = json.loads(told.read_text())
+    assert (seen["before"], seen["after"]) == (1, 1), "the head alone"
+    for tier in load_config(ROOT / "configs/cluster.yaml", {}).tiers:
+        assert tier.labels.items() <= seen["tiers"][tier.name].items()
 
 
 def test_nothing_is_open_to_the_internet(cluster: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from actors.claims import ClaimShard, claim_committed
 from actors.meter import RunMeter, Snapshot
 from jobs import hosts
 from jobs.cluster import connect
+from jobs.placement import beside_driver
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.run_cache import RunCache
 from jobs.run_stages import RunStages
@@ -130,10 +131,8 @@ class _Run:
         self._watch = watch
         self._started = time.time()
         self._logs = logs
-        self._meter = (
-            ray.remote(RunMeter)
-            .options(num_cpus=0)
-            .remote(plan.prices, self._budget_nusd(), self._spent_before())
+        self._meter = beside_driver(RunMeter).remote(
+            plan.prices, self._budget_nusd(), self._spent_before()
         )
         self._shards = self._start_shards()
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
@@ -231,7 +230,7 @@ class _Run:
     def _start_shards(self) -> list[Any]:
         if not self._config.dedup:
             return []
-        actor = ray.remote(ClaimShard).options(num_cpus=0)
+        actor = beside_driver(ClaimShard)
         shards = [actor.remote() for _ in range(self._config.claim_shards)]
         for name in self._directory.parts("rows"):
             table = self._directory.read_table(name, ["row_id", "request_key", "source", "status"])

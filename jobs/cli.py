@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.cache_cli import cache
-from jobs.options import set_option
+from jobs.options import run_options, set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
@@ -65,9 +65,13 @@ main.add_command(cache)
 def _overridden(
     config: str, settings: tuple[str, ...], given: dict[str, Any] | None = None
 ) -> RunConfig:
+    return load_config(config, _overrides(settings, given or {}))
+
+
+def _overrides(settings: tuple[str, ...], given: dict[str, Any]) -> dict[str, Any]:
+    """Options win over --set."""
     overrides = dict(parse_override(setting) for setting in settings)
-    overrides.update({k: v for k, v in (given or {}).items() if v is not None})
-    return load_config(config, overrides)
+    return overrides | {key: value for key, value in given.items() if value is not None}
 
 
 @main.command()
@@ -84,9 +88,7 @@ def check(config: str, settings: tuple[str, ...]) -> None:
 
 @main.command()
 @click.argument("config", type=click.Path())
-@click.option("--input", "input_path", help="The input: a file, a folder or a glob.")
-@click.option("--output", "output_path", help="The OUTPUT directory.")
-@click.option("--budget-usd", type=float, help="Stop before more than this is spent.")
+@run_options
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
 @set_option
 def run(
@@ -100,6 +102,35 @@ def run(
     """Answer every row of the input; the same command again goes on where it stopped."""
     given = {"input.path": input_path, "output.path": output_path, "budget_usd": budget_usd}
     _run_and_report(_overridden(config, settings, given), as_json)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--address", help="The http address of a cluster's dashboard.")
+@click.option("--no-wait", is_flag=True, help="Return as soon as the job is submitted.")
+@click.option("--stop", is_flag=True, help="Stop this run's job instead.")
+@run_options
+@set_option
+def submit(
+    config: str,
+    address: str | None,
+    no_wait: bool,
+    stop: bool,
+    input_path: str | None,
+    output_path: str | None,
+    budget_usd: float | None,
+    settings: tuple[str, ...],
+) -> NoReturn:
+    """Do what `run` does as a job on a Ray cluster, and follow it."""
+    from jobs.submit import Submission, Submitted
+    from jobs.submit_messages import follow_job, stop_job
+
+    given = {"input.path": input_path, "output.path": output_path, "budget_usd": budget_usd}
+    resolved = _overridden(config, settings, given)
+    overrides = _overrides(settings, given)
+    say = partial(err.print, highlight=False, soft_wrap=True, markup=False)
+    run_job = Submitted(Submission(config, resolved, overrides, address), say)
+    sys.exit(stop_job(run_job, say) if stop else follow_job(run_job, say, no_wait))
 
 
 @main.command()
@@ -190,10 +221,10 @@ def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.calibrated import ensure_calibrated
-    from jobs.progress import progress_bar
+    from jobs.progress import shown_progress
     from jobs.summary_table import print_summary
 
-    with _own_terminal() as terminal, progress_bar(terminal) as (watch, on_start):
+    with _own_terminal() as terminal, shown_progress(terminal) as (watch, on_start):
         ensure_calibrated(config, divert_stderr=True)
         summary = run_batch(config, watch, on_start, divert_stderr=True, retry=retry)
     if as_json:

@@ -1,13 +1,26 @@
-"""Placement groups: the GPUs of a replica whose engine may span nodes, reserved as one."""
+"""Which node an actor runs on: a replica's parts on theirs, a run's memory on the driver's."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import ray
+
 from pipelines.replicas import gpu_bundles
 from pipelines.tier import Tier
 
 OptionsOfEach = Callable[[], dict[str, Any]]
+
+
+def beside_driver(plain_class: type, **options: Any) -> Any:
+    """The class of actors that a run cannot lose: they live on the driver's node.
+
+    Any other node may go in the middle of a run; without the driver there is no run.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(plain_class).options(num_cpus=0, scheduling_strategy=here, **options)
 
 
 def group_of_each(tier: Tier) -> OptionsOfEach | None:

@@ -76,11 +76,9 @@ def check_config(config: RunConfig, today: date) -> PriceList:
     Raises:
         UsageProblem: naming the key and the remedy.
     """
-    prices = price_list(config, today)
+    prices = check_decisions(config, today)
     if isinstance(config.route, Learned):
         embedder_source(config.route.embedding, "route.embedding")
-    elif not isinstance(config.route, Calibrated):
-        build_policy(config.route)
     for tier in config.tiers:
         if isinstance(tier.engine, VLLM):
             _check_model(f"tiers.{tier.name}.engine", tier.engine)
@@ -88,6 +86,18 @@ def check_config(config: RunConfig, today: date) -> PriceList:
         check_tier(tier)
     if config.response_cache and config.response_cache.semantic:
         embedder_source(config.response_cache.semantic)
+    return prices
+
+
+def check_decisions(config: RunConfig, today: date) -> PriceList:
+    """Those of the checks that look at nothing on this machine: prices and policies.
+
+    Raises:
+        UsageProblem: naming the key and the remedy.
+    """
+    prices = price_list(config, today)
+    if not isinstance(config.route, Calibrated):
+        build_policy(config.route)
     return prices
 
 

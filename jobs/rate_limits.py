@@ -2,9 +2,8 @@
 
 from typing import Any
 
-import ray
-
 from actors.rate_limits import RateLimits
+from jobs.placement import beside_driver
 from pipelines.api_tier import API
 from pipelines.tier import Tier
 
@@ -24,7 +23,7 @@ class RateLimitActors:
             return None
         api = tier.engine
         if api.account not in self._actors:
-            actor = ray.remote(RateLimits).options(num_cpus=0)
+            actor = beside_driver(RateLimits)
             limits = (api.requests_per_minute, api.tokens_per_minute)
             self._actors[api.account] = actor.remote(*limits)
         return self._actors[api.account]

@@ -12,6 +12,7 @@ from actors.cache_writer import CacheWriter
 from actors.hit_bounds import HitBounds
 from actors.in_flight import InFlight
 from jobs.cache_hosts import AuditHost, RecallHost, Similarity
+from jobs.placement import beside_driver
 from jobs.preflight import Plan
 from jobs.remote import RemoteMeter
 from pipelines.cache_ledger import (
@@ -49,7 +50,7 @@ class RunCache:
         if self.config is None:
             return
         revision = embedder_revision(self.config.semantic) if self.config.semantic else ""
-        writer = ray.remote(CacheWriter).options(num_cpus=0)
+        writer = beside_driver(CacheWriter)
         self.writer = writer.remote(self.config, plan.config.storage, self._warn, revision)
         if self.config.semantic:
             self._similarity = self._start_similarity(self.config, self.config.semantic)
@@ -134,8 +135,8 @@ class RunCache:
         self._evidence = EvidenceStore(cache, storage, rule_name(semantic), self._warn)
         accounts = self._accounts(self._evidence, self._terms)
         groups = {name: account.group for name, account in accounts.items()}
-        bounds = ray.remote(HitBounds).options(num_cpus=0).remote(self._terms, groups)
-        in_flight = ray.remote(InFlight).options(num_cpus=0).remote(conflict, semantic.similarity)
+        bounds = beside_driver(HitBounds).remote(self._terms, groups)
+        in_flight = beside_driver(InFlight).remote(conflict, semantic.similarity)
         return Similarity(
             cache,
             storage,

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import ray
-
 from actors.exchange import Exchange
 from jobs.hosts import EngineHost, RouterHost
-from jobs.placement import group_of_each
+from jobs.placement import beside_driver, group_of_each
 from jobs.preflight import Plan
 from jobs.rate_limits import RateLimitActors
 from jobs.remote import Guarded
@@ -110,7 +108,7 @@ class RunStages:
 def _start_exchange(tier: Tier) -> Any | None:
     if tier.replica_range.max == 1:
         return None
-    return ray.remote(Exchange).options(num_cpus=0, max_concurrency=1000).remote()
+    return beside_driver(Exchange, max_concurrency=1000).remote()
 
 
 def _route_guard(plan: Plan) -> Guarded | None:
@@ -120,4 +118,4 @@ def _route_guard(plan: Plan) -> Guarded | None:
         return None
     if learned is None or learned.certificate.threshold is None:
         return None
-    return Guarded(ray.remote(RouteGuard).options(num_cpus=0).remote(route.floor.terms), route)
+    return Guarded(beside_driver(RouteGuard).remote(route.floor.terms), route)

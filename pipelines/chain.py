@@ -135,8 +135,9 @@ def _hosted(dataset: Dataset, stage: Stage) -> Dataset:
         ),
         ray_remote_args_fn=stage.options_of_each,
         max_concurrency=stage.blocks_in_flight,
-        # Ray Data's own default is to try for ever.
+        # Ray Data's own default is to try for ever. That is right for a block, because a try
+        # counts as soon as a machine is silent, long before another one can be there.
         max_restarts=_MAX_RESTARTS,
-        max_task_retries=_MAX_RESTARTS,
+        max_task_retries=-1,
         **stage.options,
     )

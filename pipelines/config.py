@@ -14,6 +14,7 @@ from pipelines.embedding_model import EmbeddingModel
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
+from pipelines.submit_config import Submit
 from pipelines.tier import Replicas, Tier
 from pipelines.tier_order import in_order
 
@@ -146,6 +147,7 @@ class RunConfig(Section):
     budget_usd: PositiveFloat | None = None
     prices: str | None = Field(None, description="the price book, for billing.price_of")
     storage: Storage = Storage()
+    submit: Submit = Submit()
     claim_shards: PositiveInt = Field(1, description="actors that share the claimed keys")
     routers: PositiveInt = Field(1, description="actors in the router pool")
 

@@ -53,7 +53,9 @@ def check_templates(config: RunConfig) -> None:
         raise UsageProblem(f"input.path: {source}: by file it is a folder or glob, no template")
     _check_fields("output.path", output, "file")
     if not re.search(r"(^|/)\{file\}$", output):
-        raise UsageProblem(f"output.path: {output}: must end in /{{file}} where partitions are files")
+        raise UsageProblem(
+            f"output.path: {output}: must end in /{{file}} where partitions are files"
+        )
 
 
 def _check_fields(key: str, path: str, wanted: str) -> None:

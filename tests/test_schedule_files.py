@@ -1,4 +1,4 @@
-"""The ready files of `configs/schedule`: read by the tools that will read them, where they can be."""
+"""The ready files of `configs/schedule`, read by what will read them, where that can be."""
 
 import ast
 import re

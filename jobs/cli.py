@@ -218,6 +218,41 @@ def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
     sys.exit(outcome.exit_code)
 
 
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--dry-run", is_flag=True, help="Only say what is due, and what would be removed.")
+@click.option(
+    "--until",
+    type=click.DateTime(["%Y-%m-%d"]),
+    metavar="DATE",
+    help="Answer no day after this one, such as 2026-01-31.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found and done as JSON.")
+@set_option
+def nightly(
+    config: str, dry_run: bool, until: datetime | None, as_json: bool, settings: tuple[str, ...]
+) -> NoReturn:
+    """Answer what is due and was not answered yet, one partition after the other."""
+    from jobs.nightly import nightly as answer_due
+    from jobs.nightly_report import print_report
+
+    resolved = _overridden(config, settings)
+    with _own_terminal() as terminal:
+        report = answer_due(
+            resolved,
+            lambda: datetime.now(UTC),
+            until.date() if until else None,
+            dry_run,
+            partial(terminal.print, highlight=False, soft_wrap=True, markup=False),
+            divert_stderr=True,
+        )
+    if as_json:
+        click.echo(json.dumps(report.as_dict(), indent=2))
+    else:
+        print_report(report, out)
+    sys.exit(report.exit_code)
+
+
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.calibrated import ensure_calibrated

@@ -22,6 +22,7 @@ from pipelines.embedders import embedder_source
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
+from pipelines.path_template import is_template
 from pipelines.prices import PriceList, price_list
 from pipelines.reading import parquet_schema, read_rows
 from pipelines.route_config import Calibrated, Learned, Route, Rules
@@ -110,6 +111,11 @@ def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
     Raises:
         UsageProblem: whatever would make the run fail or lie later.
     """
+    for key, path in (("input.path", config.input.path), ("output.path", config.output.path)):
+        if config.nightly and is_template(path):
+            raise UsageProblem(
+                f"{key}: {path}: names many; run `nightmill nightly`, or give the one with --set"
+            )
     prices = check_config(config, today)
     learned = route_plan(config) if calibrated else None
     files = find_files(config.input, config.storage)

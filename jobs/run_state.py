@@ -15,7 +15,7 @@ from typing import Any
 from jobs.preflight import Plan
 from pipelines.commit import STATE
 from pipelines.config_file import dump_config
-from pipelines.errors import UsageProblem
+from pipelines.errors import Busy, UsageProblem
 from pipelines.keys import canonical_json, digest
 from pipelines.ledger import Replica, overhead_line
 from pipelines.storage import Directory
@@ -100,11 +100,11 @@ class Lock:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Raises: UsageProblem if another driver works here."""
+        """Raises: Busy if another driver works here."""
         while not self._directory.create(_LOCK, _owner()):
             owner = json.loads(self._directory.read(_LOCK) or b"{}")
             if not owner or _is_alive(owner):
-                raise UsageProblem(
+                raise Busy(
                     f"output.path: {self._directory.url}: process {owner.get('pid')} on "
                     f"{owner.get('host')} is working here; wait for it or choose another output. "
                     f"If it is surely gone, remove {_LOCK} there"

@@ -11,6 +11,7 @@ from pydantic import (
 )
 
 from pipelines.embedding_model import EmbeddingModel
+from pipelines.nightly_config import Nightly
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
@@ -150,6 +151,7 @@ class RunConfig(Section):
     submit: Submit = Submit()
     claim_shards: PositiveInt = Field(1, description="actors that share the claimed keys")
     routers: PositiveInt = Field(1, description="actors in the router pool")
+    nightly: Nightly | None = Field(None, description="what `nightmill nightly` runs, and when")
 
     @model_validator(mode="after")
     def names_resolve(self) -> "RunConfig":

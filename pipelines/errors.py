@@ -29,6 +29,10 @@ class UsageProblem(Exception):
     """
 
 
+class Busy(UsageProblem):
+    """Somebody else works there. Exit code 2, unless that is what was asked for."""
+
+
 class RunFailure(Exception):
     """The run started and could not finish. Exit code 1; what was committed stays."""
 

@@ -13,22 +13,17 @@ from actors.route_fit import Fit, Judged, Promise, fit_cascade, fit_route, sures
 from jobs.preflight import check_writable, plan_run
 from jobs.route_findings import RouteCalibration, findings
 from jobs.route_plans import route_plans
+from jobs.route_quality import Qualities, qualities, text_of_answer
 from jobs.route_sampling import Answer, Answered, answer, draw
 from jobs.run_state import note_calibration
-from pipelines.agreement import AGREEMENT
+from jobs.summary import Summary
 from pipelines.cascade import CUT_SHORT
 from pipelines.certify import Costs
 from pipelines.confidence import MEASURES, Measure, confidence
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import (
-    ByLabels,
-    ByStrong,
-    Calibrated,
-    CertifiedCascade,
-    Classifier,
-    Learned,
-)
+from pipelines.prices import NUSD
+from pipelines.route_config import Calibrated, CertifiedCascade, Classifier, Learned
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.routing import Candidate
 
@@ -55,11 +50,14 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
         )
     say(f"{len(sample):,} rows of {plan.num_rows:,} are answered by {route.cheap}, {route.strong}")
     answered, summary = answer(config, route, sample, divert_stderr)
+    say(f"judged by {route.quality.by}")
+    quality = qualities(_with_the_rest(config, summary), route.quality, answered, divert_stderr)
+    spent = summary.bill_nusd + quality.cost_nusd
     if route.calibrate == "in_run":
         # Before there is a plan: who has one does not calibrate again, whatever happened.
-        note_calibration(check_writable(config), summary.bill_nusd)
-    say(f"judged by {route.quality.by}; fitting")
-    judged, costs = _judged(route, answered), _costs(route, answered)
+        note_calibration(check_writable(config), spent)
+    say("fitting")
+    judged, costs = _judged(route, answered, quality), _costs(route, answered)
     promise = Promise(route.floor.terms, costs, ahead=max(plan.num_rows - len(answered), 1))
     known, held = judged.halves(route.seed)
     fits = _fits(route, known, held, promise)
@@ -70,7 +68,15 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     is_used = found.learned is not None and found.certificate.threshold is not None
     arrays = found.learned.arrays() if found.learned and is_used else {}
     save_plan(stored, RoutePlan(key, model, found.certificate, arrays), _known(answered))
-    return findings(judged, held, fits, promise, summary.bill_usd, f"{stored.url}/{key}")
+    return findings(judged, held, fits, promise, spent / NUSD, f"{stored.url}/{key}")
+
+
+def _with_the_rest(config: RunConfig, spent: Summary) -> RunConfig:
+    """What the sample has left of the budget is for judging it."""
+    if config.budget_usd is None:
+        return config
+    left = max(config.budget_usd - spent.bill_usd, 1 / NUSD)
+    return config.model_copy(update={"budget_usd": left})
 
 
 def _fits(route: Calibrated, known: Judged, held: Judged, promise: Promise) -> dict[str, Fit]:
@@ -87,9 +93,8 @@ def _fits(route: Calibrated, known: Judged, held: Judged, promise: Promise) -> d
     }
 
 
-def _judged(route: Calibrated, answered: Sequence[Answered]) -> Judged:
+def _judged(route: Calibrated, answered: Sequence[Answered], quality: Qualities) -> Judged:
     texts = [prompt_of(Candidate(a.sampled.request, {})) for a in answered]
-    quality = np.array([_quality(route.quality, a) for a in answered], np.float64)
     vectors, doubts = np.empty((len(texts), 0), np.float32), dict[str, np.ndarray]()
     if isinstance(route, Learned):
         distinct = sorted(set(texts))
@@ -98,31 +103,14 @@ def _judged(route: Calibrated, answered: Sequence[Answered]) -> Judged:
     if isinstance(route, CertifiedCascade):
         measures = MEASURES if route.measure == "auto" else (route.measure,)
         doubts = {m: np.array([_doubt(a.cheap, m) for a in answered]) for m in measures}
-    return Judged(texts, vectors, quality[:, 0], quality[:, 1], doubts)
+    return Judged(texts, vectors, quality.cheap, quality.strong, doubts)
 
 
 def _doubt(cheap: Answer, measure: Measure) -> float:
     """As the cascade will see it: what is not a full answer escalates."""
     sure = confidence(cheap["token_logprobs"], measure)
-    is_full = _text(cheap) is not None and cheap["finish_reason"] != CUT_SHORT
+    is_full = text_of_answer(cheap) is not None and cheap["finish_reason"] != CUT_SHORT
     return -sure if is_full and sure is not None else np.inf
-
-
-def _quality(measure: ByLabels | ByStrong, answered: Answered) -> tuple[float, float]:
-    """(cheap, strong), each 0 or 1. A row without an answer has none."""
-    agree = AGREEMENT[measure.compare]
-    cheap, strong = _text(answered.cheap), _text(answered.strong)
-    if isinstance(measure, ByLabels):
-        right = answered.sampled.label or ""
-        return float(cheap is not None and agree(right, cheap)), float(
-            strong is not None and agree(right, strong)
-        )
-    same = cheap is not None and strong is not None and agree(strong, cheap)
-    return float(same), float(strong is not None)
-
-
-def _text(answer: Answer) -> str | None:
-    return answer["response"] if answer["status"] == "ok" else None
 
 
 def _costs(route: Calibrated, answered: Sequence[Answered]) -> Costs:

@@ -15,7 +15,7 @@ from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.keys import digest
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, Calibrated, CertifiedCascade
+from pipelines.route_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
@@ -42,6 +42,20 @@ class Sampled:
 
 
 @dataclass(frozen=True)
+class Line:
+    """One question to one tier.
+
+    Attributes:
+        name: unlike that of any other.
+    """
+
+    name: str
+    tier: str
+    messages: list[dict[str, Any]]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Answered:
     """What both tiers said to a sampled row."""
 
@@ -57,7 +71,7 @@ def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
     Raises:
         UsageProblem: the input has no column of labels, or too few rows.
     """
-    label = route.quality.column if isinstance(route.quality, ByLabels) else None
+    label = route.quality.column if isinstance(route.quality, ByLabels | BySimilarity) else None
     if label is not None and label not in plan.schema.names:
         raise UsageProblem(
             f"route.quality.column: the input has no column {label!r}; it has "
@@ -92,27 +106,7 @@ def answer(
 
     Rows are left out where a tier could not be reached, which says nothing of its answers.
     """
-    lines = _lines(route, sample)
-    folder = f"{_FOLDER}/{digest(lines).hex()[:12]}"
-    output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
-    # Written again it would be a newer file, and so another input.
-    if not output.exists("sample.jsonl"):
-        output.write("sample.jsonl", lines)
-    changed = {
-        "input": {"path": f"{output.url}/sample.jsonl", "format": "openai_batch"},
-        "output": {"path": f"{output.url}/answers"},
-        "route": {"policy": "fixed", "tier": route.strong},
-        "response_cache": None,
-    }
-    raw = {**config.model_dump(), **changed}
-    summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
-    if summary.pending:
-        raise UsageProblem(
-            f"budget_usd: ${config.budget_usd:g} is less than answering the sample of "
-            f"{len(sample):,} rows costs; raise it, or lower route.sample_rows. What is answered "
-            f"stays in {summary.output}"
-        )
-    answers = _answers(Directory(summary.output, config.storage))
+    answers, summary = ask(config, route.strong, _lines(route, sample), "sample", divert_stderr)
     both = [
         Answered(
             sampled, answers[_name(sampled, route.cheap)], answers[_name(sampled, route.strong)]
@@ -123,27 +117,56 @@ def answer(
     return reached, summary
 
 
-def _lines(route: Calibrated, sample: Sequence[Sampled]) -> bytes:
+def ask(
+    config: RunConfig, tier: str, lines: Sequence[Line], name: str, divert_stderr: bool
+) -> tuple[dict[str, Answer], Summary]:
+    """A run over these lines, and its answers by line; the same ones go on where they stopped.
+
+    Raises:
+        UsageProblem: the budget ends before they do.
+    """
+    text = "".join(map(_batch_line, lines)).encode()
+    folder = f"{_FOLDER}/{digest(text).hex()[:12]}"
+    output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
+    # Written again it would be a newer file, and so another input.
+    if not output.exists(f"{name}.jsonl"):
+        output.write(f"{name}.jsonl", text)
+    changed = {
+        "input": {"path": f"{output.url}/{name}.jsonl", "format": "openai_batch"},
+        "output": {"path": f"{output.url}/answers"},
+        "route": {"policy": "fixed", "tier": tier},
+        "response_cache": None,
+    }
+    raw = {**config.model_dump(), **changed}
+    summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
+    if summary.pending:
+        raise UsageProblem(
+            f"budget_usd: ${config.budget_usd:g} is less than the {len(lines):,} answers of the "
+            f"{name} cost; raise it, or lower route.sample_rows. What is answered stays in "
+            f"{summary.output}"
+        )
+    return _answers(Directory(summary.output, config.storage)), summary
+
+
+def _lines(route: Calibrated, sample: Sequence[Sampled]) -> list[Line]:
     distinct = {sampled.key: sampled for sampled in sample}
     sure = {"logprobs": True} if isinstance(route, CertifiedCascade) else {}
-    return "".join(
-        json.dumps(
-            {
-                "custom_id": _name(sampled, tier),
-                "method": "POST",
-                "url": "/v1/chat/completions",
-                "body": {
-                    "model": tier,
-                    "messages": sampled.request.messages,
-                    **sampled.request.sampling,
-                    **(sure if tier == route.cheap else {}),
-                },
-            }
+    return [
+        Line(
+            _name(sampled, tier),
+            tier,
+            sampled.request.messages,
+            {**sampled.request.sampling, **(sure if tier == route.cheap else {})},
         )
-        + "\n"
         for sampled in distinct.values()
         for tier in (route.cheap, route.strong)
-    ).encode()
+    ]
+
+
+def _batch_line(line: Line) -> str:
+    body = {"model": line.tier, "messages": line.messages, **line.fields}
+    request = {"custom_id": line.name, "method": "POST", "url": "/v1/chat/completions"}
+    return json.dumps({**request, "body": body}) + "\n"
 
 
 def _name(sampled: Sampled, tier: str) -> str:

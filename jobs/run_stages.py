@@ -114,7 +114,7 @@ def _start_exchange(tier: Tier) -> Any | None:
 def _route_guard(plan: Plan) -> Guarded | None:
     """Only where some rows are promised to be as good on the cheap tier."""
     route, learned = plan.config.route, plan.route_plan
-    if not isinstance(route, Calibrated) or not route.shadow_share:
+    if not isinstance(route, Calibrated) or not route.checked_share:
         return None
     if learned is None or learned.certificate.threshold is None:
         return None

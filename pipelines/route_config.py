@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 
 from pipelines.certify import Floor as Terms
 from pipelines.embedding_model import EmbeddingModel
 from pipelines.section import Section
+
+_SHADOW_SHARE = 0.02
 
 
 class Match(Section):
@@ -158,13 +160,38 @@ class ByStrong(Section):
     compare: Literal["exact", "normalized", "numeric", "json"] = "normalized"
 
 
+class BySimilarity(Section):
+    """An answer is right if it means the same as the right one: that of a column of the input, or
+    else the strong tier's."""
+
+    by: Literal["similarity"]
+    column: str | None = None
+    at_least: float = Field(0.9, gt=0, le=1, description="cosine of the answers' embeddings")
+    embedding: EmbeddingModel
+
+
+class ByJudge(Section):
+    """A tier reads both answers, twice, in either order. One that is better both times is."""
+
+    by: Literal["judge"]
+    tier: str
+    guide: str = Field(
+        "Say which of two answers to a request is better: more right, more complete, and no longer "
+        "than it needs to be.",
+        description="what the judging model is told",
+    )
+
+
+Quality = Annotated[ByLabels | ByStrong | BySimilarity | ByJudge, Field(discriminator="by")]
+
+
 class Calibrated(Section):
     """The cheap tier as far as a floor is certified on a sample of the input."""
 
     cheap: str
     strong: str
     floor: Floor = Floor()
-    quality: Annotated[ByLabels | ByStrong, Field(discriminator="by")]
+    quality: Quality
     sample_rows: int = Field(
         1000, ge=100, description="of the input that are answered by both tiers"
     )
@@ -172,15 +199,31 @@ class Calibrated(Section):
         "beforehand",
         description="by `nightmill calibrate`; or by the first run itself, on its bill",
     )
-    shadow_share: float = Field(
-        0.02,
+    shadow_share: float | None = Field(
+        None,
         ge=0,
         le=1,
         description="of the rows that stay cheap: answered by both tiers and compared, so that a "
-        "broken floor is noticed while the run goes on",
+        "broken floor is noticed while the run goes on; .02 where texts tell, else none",
     )
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
+
+    @property
+    def checked_share(self) -> float:
+        """Of the rows that stay cheap: checked in the shadow."""
+        if self.shadow_share is None:
+            return _SHADOW_SHARE if isinstance(self.quality, ByLabels | ByStrong) else 0.0
+        return self.shadow_share
+
+    @model_validator(mode="after")
+    def shadow_can_compare(self) -> "Calibrated":
+        if self.shadow_share and not isinstance(self.quality, ByLabels | ByStrong):
+            raise ValueError(
+                "shadow_share and quality: checks in the shadow compare texts, which tell nothing "
+                f"by {self.quality.by}; leave shadow_share out, or measure by labels or strong"
+            )
+        return self
 
 
 class CertifiedCascade(Calibrated):
@@ -233,6 +276,8 @@ def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
         case Calibrated():
             yield "route.cheap", route.cheap
             yield "route.strong", route.strong
+            if isinstance(route.quality, ByJudge):
+                yield "route.quality.tier", route.quality.tier
         case Gatekeeper():
             yield "route.tier", route.tier
             yield "route.cheap", route.cheap

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.agreement import AGREEMENT
 from pipelines.cascade import ANSWER, Audit, Done, Given, Ladder, Next, build_ladder
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, Calibrated, Route
+from pipelines.route_config import ByLabels, ByStrong, Calibrated, Route
 
 SHADOW = "shadow"
 _GAINS: dict[Audit, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
@@ -62,7 +62,7 @@ def ladder_of(route: Route, configured: Route) -> Ladder | None:
         configured: as it was asked for.
     """
     ladder = build_ladder(route)
-    if isinstance(configured, Calibrated) and configured.shadow_share:
+    if isinstance(configured, Calibrated) and configured.checked_share:
         return ShadowLadder(ladder, configured)
     return ladder
 
@@ -77,7 +77,9 @@ class ShadowLadder:
     """
 
     def __init__(self, inner: Ladder | None, route: Calibrated) -> None:
+        assert isinstance(route.quality, ByLabels | ByStrong)
         self._inner, self._route = inner, route
+        self._agree = AGREEMENT[route.quality.compare]
         self.label = route.quality.column if isinstance(route.quality, ByLabels) else None
 
     def first(self, request: Request) -> Next:
@@ -98,7 +100,7 @@ class ShadowLadder:
         """By lot, but the same however often the row comes."""
         seed = self._route.seed.to_bytes(8, "little", signed=True)
         lot = blake2b(row_id.encode(), digest_size=8, key=seed).digest()
-        return int.from_bytes(lot, "little") < self._route.shadow_share * 2**64
+        return int.from_bytes(lot, "little") < self._route.checked_share * 2**64
 
     def _compared(self, given: Given) -> Done:
         if given.response is None or given.parked is None:
@@ -106,11 +108,10 @@ class ShadowLadder:
         return Done("checked in the shadow", audit=self._audit(given, given.parked, given.response))
 
     def _audit(self, given: Given, cheap: str, strong: str) -> Audit:
-        agree = AGREEMENT[self._route.quality.compare]
         if given.label is None:
             # Rows of another night have no label any more.
-            return "as_good" if agree(strong, cheap) else "worse"
-        is_right, should_be = agree(given.label, cheap), agree(given.label, strong)
+            return "as_good" if self._agree(strong, cheap) else "worse"
+        is_right, should_be = self._agree(given.label, cheap), self._agree(given.label, strong)
         if is_right == should_be:
             return "as_good"
         return "better" if is_right else "worse"

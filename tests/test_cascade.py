@@ -6,7 +6,7 @@ import pytest
 from pipelines.cascade import Done, Given, Next, build_ladder
 from pipelines.confidence import confidence
 from pipelines.errors import UsageProblem
-from pipelines.judging import grade_in, grade_of_answer
+from pipelines.judging import better_in, grade_in, grade_of_answer
 from pipelines.requests import Request
 from pipelines.route_config import Cascade, Gatekeeper
 
@@ -138,6 +138,19 @@ def test_a_gatekeepers_grade_chooses_the_tier(reply: str | None, tier: str) -> N
 )  # fmt: skip
 def test_a_grade_is_read_or_there_is_none(reply: str | None, grade: int | None) -> None:
     assert grade_in(reply) == grade
+
+
+@pytest.mark.parametrize(
+    ("reply", "better"),
+    [
+        ('{"better": "first"}', "first"), ('```json\n{"better": "neither"}\n```', "neither"),
+        ('"second"', "second"), ("The second.", "second"), ("first or second", None),
+        ('{"better": "both"}', None), ('{"better": 1}', None), ("[]", None), ("", None),
+        (None, None),
+    ],
+)  # fmt: skip
+def test_a_preference_is_read_or_there_is_none(reply: str | None, better: str | None) -> None:
+    assert better_in(reply) == better
 
 
 def test_a_grade_may_only_be_json() -> None:

@@ -264,7 +264,7 @@ Route = Annotated[
 ]
 
 
-def tiers_named(route: Route) -> Iterator[tuple[str, str]]:
+def tiers_named(route: Route | Calibrated) -> Iterator[tuple[str, str]]:
     """(key, tier) of every tier that a route names."""
     match route:
         case Fixed():

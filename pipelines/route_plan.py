@@ -16,6 +16,7 @@ from pipelines.keys import canonical_json, digest, request_key, tier_identity
 from pipelines.requests import Request
 from pipelines.route_config import (
     ByConfidence,
+    BySimilarity,
     Calibrated,
     Cascade,
     CertifiedCascade,
@@ -23,12 +24,14 @@ from pipelines.route_config import (
     Learned,
     Route,
     Step,
+    tiers_named,
 )
 from pipelines.storage import Directory
 
 Arrays = Mapping[str, np.ndarray]
 _OPERATIONAL = {"plans", "calibrate", "shadow_share"}
 """What changes no plan."""
+_EMBEDDING = (Learned, BySimilarity)
 _UNKEYED = b""
 """Known answers hold for a tier of the plan, whatever else the policy says."""
 
@@ -74,10 +77,11 @@ def plan_key(config: RunConfig, route: Calibrated) -> str:
     Not of its input: a nightly run brings another every night. Whether its rows are like those
     of the sample is for the guard to see.
     """
-    tiers = {name: tier_identity(config.tier(name)) for name in (route.cheap, route.strong)}
+    tiers = {name: tier_identity(config.tier(name)) for _, name in tiers_named(route)}
     said = route.model_dump(mode="json", exclude=_OPERATIONAL)
-    revision = embedder_revision(route.embedding) if isinstance(route, Learned) else ""
-    return digest(canonical_json([said, tiers, config.sampling.given(), revision])).hex()
+    models = [part.embedding for part in (route, route.quality) if isinstance(part, _EMBEDDING)]
+    revisions = [embedder_revision(model) for model in models]
+    return digest(canonical_json([said, tiers, config.sampling.given(), revisions])).hex()
 
 
 def save_plan(directory: Directory, plan: RoutePlan, known: pa.Table) -> None:

@@ -11,7 +11,8 @@ from jobs.route_sampling import Answered, Sampled
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.requests import Request
-from pipelines.route_config import ByJudge, BySimilarity, Quality
+from pipelines.route_config import ByJudge, BySimilarity, Calibrated, Quality
+from pipelines.route_plan import plan_key
 
 PAIRS = [
     ("Paris is the capital of France.", "The capital of France is Paris."),
@@ -97,3 +98,19 @@ def test_checks_in_the_shadow_cannot_judge(make_config: MakeConfig, tmp_path: Pa
         make_config([], tiers=tiers, route={**route, "shadow_share": 0.1}, baseline="b")
     with pytest.raises((UsageProblem, ValueError), match=r"route\.quality\.tier"):
         make_config([], tiers=tiers[:2], route=route, baseline="b")
+
+
+def test_a_plan_is_of_one_judge(make_config: MakeConfig) -> None:
+    """Another model in the judge's place is another measure."""
+    route = {
+        "policy": "certified_cascade", "cheap": "a", "strong": "b",
+        "quality": {"by": "judge", "tier": "c"},
+    }  # fmt: skip
+
+    def key(judge: dict[str, Any]) -> str:
+        config = make_config([], tiers=[tier("a"), tier("b"), judge], route=route, baseline="b")
+        assert isinstance(config.route, Calibrated)
+        return plan_key(config, config.route)
+
+    assert key(tier("c")) == key(tier("c"))
+    assert key(tier("c")) != key(tier("c", fail_every=7))

@@ -76,7 +76,7 @@ class LearnedPolicy:
         if np.isinf(score):
             return Decision(self._strong, "unlike the calibration sample")
         if score <= threshold:
-            return Decision(self._cheap, "within the floor", score, step=0, turn=ANSWER)
+            return Decision(self._cheap, "the cheap tier will do", score, step=0, turn=ANSWER)
         return Decision(self._strong, "the strong tier gains", score)
 
 

@@ -15,16 +15,10 @@ from jobs import hosts
 from jobs.cluster import connect
 from jobs.placement import beside_driver
 from jobs.preflight import Plan, check_writable, plan_run
+from jobs.route_spending import calibration_lines
 from jobs.run_cache import RunCache
 from jobs.run_stages import RunStages
-from jobs.run_state import (
-    Lock,
-    RunIdentity,
-    calibration_lines,
-    load_replicas,
-    open_run,
-    save_replicas,
-)
+from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
 from jobs.summary import Summary, load_summary, remove_summary, summarize
 from jobs.watching import Watch, watched

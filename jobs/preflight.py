@@ -14,6 +14,7 @@ import ray
 
 from jobs.cluster import connect
 from jobs.route_plans import route_plan
+from jobs.route_spending import spent_on
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
 from pipelines.columns import merge
@@ -135,7 +136,9 @@ def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
     schema = _inspect(files, blocks, dialect, fs)
     check_columns(schema, dialect)
     _check_named_columns(config, schema)
-    check_writable(config)
+    directory = check_writable(config)
+    if learned is not None:
+        learned = spent_on(learned, config, directory, sum(block.num_rows for block in blocks))
     versions = [file_version(file, fs) for file in files]
     policy = policy_digest(config, learned.digest if learned else b"")
     return Plan(config, dialect, versions, blocks, schema, policy, prices, learned)

@@ -1,6 +1,7 @@
 """Learning a route from a sample of the input, and proving how far it may be trusted."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,7 +16,7 @@ from jobs.route_findings import RouteCalibration, findings
 from jobs.route_plans import route_plans
 from jobs.route_quality import Qualities, qualities, text_of_answer
 from jobs.route_sampling import Answer, Answered, answer, draw
-from jobs.run_state import note_calibration
+from jobs.route_spending import note_calibration, spent_on
 from jobs.summary import Summary
 from pipelines.cascade import CUT_SHORT
 from pipelines.certify import Costs
@@ -26,6 +27,7 @@ from pipelines.prices import NUSD
 from pipelines.route_config import Calibrated, CertifiedCascade, Classifier, Learned
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.routing import Candidate
+from pipelines.within_budget import frontier
 
 Say = Callable[[str], None]
 _LEAST_ROWS = 60
@@ -65,10 +67,19 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     stored.make()
     key = plan_key(config, route)
     model, found = next(iter(fits.items()))
-    is_used = found.learned is not None and found.certificate.threshold is not None
+    bought = None
+    if route.objective == "max_quality":
+        confidence = route.floor.confidence
+        bought = frontier(found.scores, held.gains, found.grid, costs, confidence, promise.ahead)
+    is_used = bought is not None or found.certificate.threshold is not None
     arrays = found.learned.arrays() if found.learned and is_used else {}
-    save_plan(stored, RoutePlan(key, model, found.certificate, arrays), _known(answered))
-    return findings(judged, held, fits, promise, spent / NUSD, f"{stored.url}/{key}")
+    learned = RoutePlan(key, model, found.certificate, arrays, bought)
+    save_plan(stored, learned, _known(answered))
+    directory = check_writable(config)
+    learned = spent_on(learned, config, directory, plan.num_rows)
+    told = findings(judged, held, fits, promise, spent / NUSD, f"{stored.url}/{key}")
+    budget = config.budget_usd if bought else None
+    return replace(told, certificate=learned.certificate, budget_usd=budget)
 
 
 def _with_the_rest(config: RunConfig, spent: Summary) -> RunConfig:

@@ -35,17 +35,16 @@ class RouteCalibration:
 
     Attributes:
         certificate: of the chosen policy.
-        quality, strong_quality: expected of routing, and of the strong tier alone, on the rows
-            of the test; of 1.
+        strong_quality: of the strong tier alone, on the rows of the test; of 1.
         larger: what twice and four times as many rows would probably certify.
         pays: whether the rows that each of these adds would save more than they cost.
         stored: where runs will find it.
+        budget_usd: what the route may spend; None where it has a floor.
     """
 
     rows: int
     policies: list[Policy]
     certificate: Certificate
-    quality: float
     strong_quality: float
     larger: list[Certificate]
     pays: list[bool]
@@ -53,9 +52,15 @@ class RouteCalibration:
     floor: Floor
     bill_usd: float
     stored: str
+    budget_usd: float | None = None
+
+    @property
+    def quality(self) -> float:
+        """Expected of routing, on the rows of the test; of 1."""
+        return self.strong_quality - self.certificate.loss
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "quality": self.quality}
 
 
 def findings(
@@ -81,7 +86,6 @@ def findings(
         rows=len(judged.texts),
         policies=policies,
         certificate=found.certificate,
-        quality=strong - found.certificate.loss,
         strong_quality=strong,
         larger=larger,
         pays=[
@@ -125,6 +129,13 @@ def print_route_calibration(found: RouteCalibration, console: Console) -> None:
 
 def _verdict(found: RouteCalibration) -> str:
     certificate, floor = found.certificate, found.floor
+    if found.budget_usd is not None:
+        return (
+            f"for ${found.budget_usd:g} {100 * certificate.share_cheap:.1f} % of rows stay cheap; "
+            f"quality {100 * found.quality:.1f} of the strong tier's "
+            f"{100 * found.strong_quality:.1f}, at most {100 * certificate.loss_upper:.2f} points "
+            f"less at {100 * floor.confidence:g} % confidence"
+        )
     promise = f"{floor.loss_points:g} points at {100 * floor.confidence:g} % confidence"
     if certificate.threshold is None:
         return f"nothing can be certified within {promise}: every row goes to the strong tier"

@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.preflight import Plan
+from jobs.route_spending import note_spending
 from pipelines.commit import STATE
 from pipelines.config_file import dump_config
 from pipelines.errors import Busy, UsageProblem
 from pipelines.keys import canonical_json, digest
-from pipelines.ledger import Replica, overhead_line
+from pipelines.ledger import Replica
 from pipelines.storage import Directory
 
 _RUN = f"{STATE}/run.json"
-_CALIBRATION = f"{STATE}/calibration.json"
 _LOCK = f"{STATE}/lock.json"
 _ATTEMPTS = f"{STATE}/attempts"
 _STALE_S, _REFRESH_S = 120.0, 15.0
@@ -58,6 +58,7 @@ def open_run(directory: Directory, plan: Plan, retry: bool = False) -> RunIdenti
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
         stored = {"run_id": run_id, "inputs": inputs, "policy": policy}
         directory.write(_RUN, json.dumps(stored).encode())
+        note_spending(directory, plan.config, plan.route_plan)
     directory.write("resolved.yaml", dump_config(plan.config).encode())
     earlier = len(directory.names(_ATTEMPTS))
     return RunIdentity(run_id, f"{run_id}.{earlier}", earlier > 0)
@@ -77,19 +78,6 @@ def load_replicas(directory: Directory) -> dict[str, list[Replica]]:
         ]
         for name in directory.names(_ATTEMPTS)
     }
-
-
-def note_calibration(directory: Directory, cost_nusd: int) -> None:
-    """Put on the bill of this OUTPUT's run what learning its route has cost."""
-    directory.write(_CALIBRATION, json.dumps({"cost_nusd": cost_nusd}).encode())
-
-
-def calibration_lines(directory: Directory) -> list[dict[str, Any]]:
-    """What this run paid to learn its route: a line of the bill, if it did."""
-    if not directory.exists(_CALIBRATION):
-        return []
-    spent = json.loads(directory.read(_CALIBRATION))["cost_nusd"]
-    return [overhead_line("calibration", cost=spent)]
 
 
 class Lock:

@@ -169,7 +169,8 @@ def _routing(plan: Plan, standing: Standing | None) -> dict[str, Any] | None:
     route, learned = plan.config.route, plan.route_plan
     if learned is None or not isinstance(route, Calibrated):
         return None
-    floor = route.floor.model_dump()
+    # A budget keeps no floor.
+    floor = route.floor.model_dump() if route.objective == "min_cost" else None
     checks = asdict(standing) if standing else None
     certificate = asdict(learned.certificate)
     return {"model": learned.model, "floor": floor, **certificate, "checks": checks}

@@ -73,6 +73,10 @@ def _cache_line(group: dict[str, Any]) -> tuple[str, str, str]:
 
 def _floor_line(routing: dict[str, Any]) -> tuple[str, str, str]:
     floor = routing["floor"]
+    if floor is None:
+        cheap = f"{100 * routing['share_cheap']:.1f} % stay cheap"
+        loss = f"{100 * routing['loss']:.2f} points lost, {100 * routing['loss_upper']:.2f} at most"
+        return "budget", "", f"{cheap}, {loss}, on {routing['sample']:,} rows"
     promise = f"{floor['loss_points']:g} points at {100 * floor['confidence']:g} %"
     if routing["threshold"] is None:
         return "floor", "", f"nothing is certified within {promise}: all rows to the strong tier"

@@ -13,7 +13,7 @@ from pydantic import (
 from pipelines.embedding_model import EmbeddingModel
 from pipelines.nightly_config import Nightly
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
-from pipelines.route_config import Route, tiers_named
+from pipelines.route_config import Calibrated, Route, tiers_named
 from pipelines.section import Section
 from pipelines.submit_config import Submit
 from pipelines.tier import Replicas, Tier
@@ -162,6 +162,15 @@ class RunConfig(Section):
             if wanted not in names:
                 raise ValueError(f"{key}: no tier {wanted!r}; tiers are {names}")
         in_order(self.tiers, self.route)
+        return self
+
+    @model_validator(mode="after")
+    def objective_has_a_budget(self) -> "RunConfig":
+        wants = isinstance(self.route, Calibrated) and self.route.objective == "max_quality"
+        if wants and self.budget_usd is None:
+            raise ValueError(
+                "route.objective and budget_usd: max_quality spends a budget; set budget_usd"
+            )
         return self
 
     def _tier_references(self) -> Iterable[tuple[str, str]]:

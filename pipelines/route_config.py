@@ -192,6 +192,11 @@ class Calibrated(Section):
     strong: str
     floor: Floor = Floor()
     quality: Quality
+    objective: Literal["min_cost", "max_quality"] = Field(
+        "min_cost",
+        description="the least money within the floor; or the best quality that the run's "
+        "budget_usd buys, for the whole input at once",
+    )
     sample_rows: int = Field(
         1000, ge=100, description="of the input that are answered by both tiers"
     )
@@ -213,7 +218,8 @@ class Calibrated(Section):
     def checked_share(self) -> float:
         """Of the rows that stay cheap: checked in the shadow."""
         if self.shadow_share is None:
-            return _SHADOW_SHARE if isinstance(self.quality, ByLabels | ByStrong) else 0.0
+            tells = self.objective == "min_cost" and isinstance(self.quality, ByLabels | ByStrong)
+            return _SHADOW_SHARE if tells else 0.0
         return self.shadow_share
 
     @model_validator(mode="after")
@@ -223,6 +229,16 @@ class Calibrated(Section):
                 "shadow_share and quality: checks in the shadow compare texts, which tell nothing "
                 f"by {self.quality.by}; leave shadow_share out, or measure by labels or strong"
             )
+        return self
+
+    @model_validator(mode="after")
+    def objective_is_one(self) -> "Calibrated":
+        if self.objective == "max_quality":
+            for name in {"floor", "shadow_share"} & self.model_fields_set:
+                raise ValueError(
+                    f"objective and {name}: max_quality spends budget_usd and keeps no floor; "
+                    f"leave {name} out, or take min_cost"
+                )
         return self
 
 

@@ -27,6 +27,7 @@ from pipelines.route_config import (
     tiers_named,
 )
 from pipelines.storage import Directory
+from pipelines.within_budget import Frontier, Option
 
 Arrays = Mapping[str, np.ndarray]
 _OPERATIONAL = {"plans", "calibrate", "shadow_share"}
@@ -45,12 +46,14 @@ class RoutePlan:
         model: that scores, or the measure of confidence.
         arrays: from which the scorer and the guard are made again; empty where nothing was
             certified.
+        frontier: what a budget can buy; None where there is a floor.
     """
 
     key: str
     model: str
     certificate: Certificate
     arrays: Arrays
+    frontier: Frontier | None = None
 
     @property
     def digest(self) -> bytes:
@@ -101,7 +104,10 @@ def load_plan(directory: Directory, key: str) -> RoutePlan | None:
     told = json.loads(directory.read(f"{key}.json"))
     with np.load(io.BytesIO(directory.read(f"{key}.npz")), allow_pickle=False) as arrays:
         found = {name: arrays[name] for name in arrays.files}
-    return RoutePlan(key, told["model"], Certificate(**told["certificate"]), found)
+    frontier = told["frontier"] and Frontier(
+        **{**told["frontier"], "options": [Option(**o) for o in told["frontier"]["options"]]}
+    )
+    return RoutePlan(key, told["model"], Certificate(**told["certificate"]), found, frontier)
 
 
 def known_answers(directory: Directory, key: str) -> pa.Table:
@@ -119,7 +125,9 @@ def known_key(request: Request, keyed_by: Mapping[str, Any]) -> str:
 
 
 def _plan_json(plan: RoutePlan) -> bytes:
-    return canonical_json({"model": plan.model, "certificate": asdict(plan.certificate)})
+    frontier = plan.frontier and asdict(plan.frontier)
+    told = {"model": plan.model, "certificate": asdict(plan.certificate), "frontier": frontier}
+    return canonical_json(told)
 
 
 def _packed(arrays: Arrays) -> bytes:

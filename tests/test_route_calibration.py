@@ -18,7 +18,7 @@ from jobs.calibrated import ensure_calibrated
 from jobs.cli import main
 from jobs.route_calibration import calibrate_route
 from jobs.route_findings import RouteCalibration, print_route_calibration
-from jobs.run_state import calibration_lines
+from jobs.route_spending import calibration_lines
 from jobs.summary import Summary
 from pipelines.config import Output, RunConfig
 from pipelines.config_file import dump_config
@@ -71,6 +71,7 @@ def configured(folder: Path, cheap: list[dict[str, Any]], **route: Any) -> RunCo
     )
 
 
+ALL_STRONG_USD = 0.01
 KNOWS_NO_THEOREM = [{"regex": "theorem", "response": "no idea"}]
 
 
@@ -111,7 +112,7 @@ def test_the_run_keeps_the_floor_and_reuses_what_was_answered(
     checked = [row["route_audit"] for row in out if row["route_audit"]]
     assert summary.routing is not None
     assert len(checked) == summary.routing["checks"]["checked"]
-    assert {row["route_reason"] for row in cheap} == {"within the floor"}
+    assert {row["route_reason"] for row in cheap} == {"the cheap tier will do"}
 
 
 def test_a_route_that_has_turned_bad_is_noticed_and_closed(
@@ -281,3 +282,25 @@ def test_nothing_to_calibrate_is_said(tmp_path: Path) -> None:
     said = CliRunner().invoke(main, ["calibrate", str(path)])
     assert said.exit_code == 2
     assert "nothing to calibrate" in said.output
+
+
+def test_a_budget_buys_the_best_quality_that_it_can(tmp_path: Path) -> None:
+    """It is not passed; and a later start with more money goes on as the first began."""
+    raw = configured(tmp_path, KNOWS_NO_THEOREM, sample_rows=120).model_dump(exclude_unset=True)
+    raw["sampling"] = {"max_tokens": 12}
+    raw["route"] = {k: v for k, v in raw["route"].items() if k != "floor"}
+    raw["route"]["objective"] = "max_quality"
+    with pytest.raises(ValueError, match=r"route\.objective and budget_usd"):
+        RunConfig.model_validate(raw)
+    budget = ALL_STRONG_USD * 0.9
+    config = RunConfig.model_validate({**raw, "budget_usd": budget})
+    found = calibrate_route(config, lambda _: None)
+    assert found.budget_usd == budget
+    summary = run(config)
+    assert summary.ok == ROWS
+    assert summary.bill_usd <= budget
+    assert summary.routing is not None
+    assert summary.routing["floor"] is None
+    assert 0 < summary.routing["share_cheap"] < 1
+    again = run(config.model_copy(update={"budget_usd": budget * 10}))
+    assert again.run_id == summary.run_id

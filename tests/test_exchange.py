@@ -56,7 +56,7 @@ def test_rows_of_a_borrower_that_died_are_answered_at_home(monkeypatch) -> None:
 class Unusable(ScriptedEngine):
     """An engine that starts and then can answer nothing."""
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         raise RuntimeError("no engine")
 
 

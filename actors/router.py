@@ -11,7 +11,6 @@ from pipelines.routing import Candidate, Decision, Policy, build_policy
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
 
-
 _PLACE = (
     "tier", "route_score", "route_reason", "escalations", "_step", "_turn", "_asked",
 )  # fmt: skip

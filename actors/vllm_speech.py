@@ -35,7 +35,7 @@ class Speech:
     def heard(self, output: Any) -> Any:
         """Say what an output adds; returns all that was heard so far, as one output."""
         for completion in output.outputs:
-            if completion.text:
+            if completion.text or completion.logprobs:
                 self.begun = True
                 self._say(Piece(completion.index, completion.text, self._logprobs(completion)))
         if self._whole is None:

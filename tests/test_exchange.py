@@ -1,7 +1,7 @@
 import asyncio
 import time
 
-from actors.engine import Answer, ScriptedEngine
+from actors.engine import Answer, Say, ScriptedEngine
 from actors.exchange import Exchange, Loan, Trader
 from pipelines.requests import Request
 from pipelines.tier import Scripted

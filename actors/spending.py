@@ -13,6 +13,7 @@ create table if not exists spending (
     primary key (tenant, day)
 ) without rowid
 """
+_CHARGES = "create table if not exists charges (id text primary key) without rowid"
 _ADD = """
 insert into spending values (?, ?, 1, ?, ?) on conflict (tenant, day) do update
 set requests = requests + 1, tokens = tokens + excluded.tokens, nusd = nusd + excluded.nusd
@@ -35,6 +36,7 @@ class Spending:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute("pragma synchronous = normal")
             self._db.execute(_TABLE)
+            self._db.execute(_CHARGES)
         except (OSError, sqlite3.Error) as error:
             raise UsageProblem(
                 f"{path}: spending cannot be kept there ({error}); serve.data_dir must be a "
@@ -43,6 +45,14 @@ class Spending:
 
     def add(self, tenant: str, day: date, tokens: int, nusd: int) -> None:
         self._db.execute(_ADD, (tenant, day.isoformat(), tokens, nusd))
+
+    def add_once(self, charge: str, tenant: str, day: date, tokens: int, nusd: int) -> None:
+        """As `add`, unless a charge of this name was added before."""
+        with self._db:
+            self._db.execute("begin immediate")
+            found = self._db.execute("insert or ignore into charges values (?)", (charge,))
+            if found.rowcount:
+                self.add(tenant, day, tokens, nusd)
 
     def spent_nusd(self, tenant: str, first: date, last: date) -> int:
         """From one day to another, both included."""

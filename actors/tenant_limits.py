@@ -91,11 +91,15 @@ class TenantGate:
         account = self._accounts[tenant]
         account.release(reserved_nusd)
         account.tokens.settle(reserved_tokens, tokens, self._clock())
-        self.charge(tenant, tokens, cost_nusd)
-
-    def charge(self, tenant: str, tokens: int, cost_nusd: int) -> None:
-        """Put on a tenant's account what was not reserved, as a batch's cost."""
         self._spending.add(tenant, self._wall().date(), tokens, cost_nusd)
+
+    def charge(self, tenant: str, tokens: int, cost_nusd: int, once: str) -> None:
+        """Put on a tenant's account what was not reserved, as a batch's cost.
+
+        Args:
+            once: names the charge; a second one of this name is none.
+        """
+        self._spending.add_once(once, tenant, self._wall().date(), tokens, cost_nusd)
 
     def left_nusd(self, tenant: str) -> int | None:
         """What the tenant's budgets leave now; None without a budget."""

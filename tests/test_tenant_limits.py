@@ -108,16 +108,23 @@ def test_days_and_months_end_in_utc(tmp_path: Path, clock: Clock) -> None:
     daily = gate(tmp_path / "a", clock, usd_per_day=10e-9)
     monthly = gate(tmp_path / "b", clock, usd_per_month=10e-9)
     for limited in (daily, monthly):
-        limited.charge("acme", 1, 10)
+        limited.charge("acme", 1, 10, "batch-0")
         assert admit(limited, worst=1) is not None
     clock.s = 12 * 3600  # 1 February, 00:00
     assert admit(daily, worst=1) is None
     assert admit(monthly, worst=1) is None
-    daily.charge("acme", 1, 10)
-    monthly.charge("acme", 1, 10)
+    daily.charge("acme", 1, 10, "batch-1")
+    monthly.charge("acme", 1, 10, "batch-2")
     clock.s += 24 * 3600
     assert admit(daily, worst=1) is None
     assert admit(monthly, worst=1) is not None
+
+
+def test_a_charge_is_made_once(tmp_path: Path, clock: Clock) -> None:
+    limited = gate(tmp_path, clock, usd_per_day=100e-9)
+    for name in ("batch-1", "batch-1", "batch-2"):
+        limited.charge("acme", 1, 30, name)
+    assert limited.left_nusd("acme") == 40
 
 
 def test_what_a_dead_replica_reserved_is_free_again(tmp_path: Path, clock: Clock) -> None:

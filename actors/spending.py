@@ -1,6 +1,7 @@
 """What tenants have spent, day by day, in a file that outlives the service."""
 
 import sqlite3
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -25,11 +26,13 @@ class Spending:
 
     Every line is with the operating system before `add` returns, so that no kill of the process
     forgets one. The write-ahead log makes that tens of microseconds; a power cut may forget the
-    last moments. One process writes.
+    last moments. One process writes, from
+    any of its threads.
     """
 
     def __init__(self, path: Path) -> None:
         """Raises: UsageProblem if the file cannot be used."""
+        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -44,15 +47,16 @@ class Spending:
             ) from error
 
     def add(self, tenant: str, day: date, tokens: int, nusd: int) -> None:
-        self._db.execute(_ADD, (tenant, day.isoformat(), tokens, nusd))
+        with self._lock:
+            self._db.execute(_ADD, (tenant, day.isoformat(), tokens, nusd))
 
     def add_once(self, charge: str, tenant: str, day: date, tokens: int, nusd: int) -> None:
         """As `add`, unless a charge of this name was added before."""
-        with self._db:
+        with self._lock, self._db:
             self._db.execute("begin immediate")
             found = self._db.execute("insert or ignore into charges values (?)", (charge,))
             if found.rowcount:
-                self.add(tenant, day, tokens, nusd)
+                self._db.execute(_ADD, (tenant, day.isoformat(), tokens, nusd))
 
     def spent_nusd(self, tenant: str, first: date, last: date) -> int:
         """From one day to another, both included."""

@@ -24,7 +24,7 @@ from jobs.batch_runner import BatchRunner
 from jobs.batch_work import BatchWork
 from jobs.batches_api import batches_router
 from jobs.online_errors import answer_errors
-from pipelines.batch_api import BatchRequest, LineError, checked_lines
+from pipelines.batch_api import LineError, checked_lines
 from pipelines.config import Storage
 from pipelines.config_file import dump_config
 from pipelines.storage import Directory
@@ -333,11 +333,16 @@ def test_every_row_says_whose_it_is() -> None:
     assert json.loads(row)["tenant"] == "acme"
 
 
-def test_a_batch_has_no_way_out_of_its_folder(data: Directory) -> None:
-    folder = TenantFolder(data, "acme")
-    assert folder.file("../../../etc") is None
-    assert folder.batch("batch-" + "/" * 24) is None
-    assert isinstance(folder.add_batch(CHAT, "file-x", None), BatchRequest)
+def test_an_id_leads_nowhere_else(data: Directory, tmp_path: Path) -> None:
+    acme, other = TenantFolder(data, "acme"), TenantFolder(data, "other")
+    with write_jsonl(tmp_path / "in.jsonl", [line("a")]).open("rb") as content:
+        file = acme.add_file(content, "in.jsonl", "batch")
+    batch = acme.add_batch(CHAT, file.id, None)
+    other.add_batch(CHAT, "file-x", None)
+    assert other.file(f"../../acme/files/{file.id}") is None
+    assert other.batch(f"../../acme/batches/{batch.id}") is None
+    assert acme.file(file.id) == file
+    assert acme.batch(batch.id) == batch
 
 
 def test_a_job_runs_by_the_endpoints_configuration(

@@ -62,7 +62,7 @@ def endpoint() -> FastAPI:
         response.headers["x-nightmill-tier"] = "large"
         response.headers["x-nightmill-source"] = source
         response.headers["x-nightmill-cost-usd"] = f"{cost / 1e9:.9f}"
-        response.headers["x-request-id"] = "req-7"
+        response.headers["x-request-id"] = "req-<b>7</b>"
         observer.finished(Seen(row(source=source), cost_nusd=cost, baseline_nusd=2000))
         return {
             "choices": [{"message": {"content": text.upper()}, "finish_reason": "stop"}],
@@ -127,7 +127,7 @@ def test_a_person_tries_a_prompt_with_the_keyboard_alone(address: str) -> None:
             assert shown["Tier"] == "large"
             assert shown["Source"] == "generated"
             assert shown["Cost"] == "$0.000001500"
-            assert shown["Request"] == "req-7"
+            assert shown["Request"] == "req-<b>7</b>"
             assert shown["Time"].endswith(" s")
             await asked(tab, "hello <i>you</i>")
             assert (await facts(tab, "facts"))["Source"] == "cache_exact"

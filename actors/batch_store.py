@@ -81,7 +81,9 @@ class TenantFolder:
     def add_batch(
         self, endpoint: str, input_file_id: str, metadata: dict[str, str] | None
     ) -> BatchRequest:
+        """Raises: ValueError if its metadata state a budget that is none."""
         batch = BatchRequest(new_id("batch"), endpoint, input_file_id, int(time.time()), metadata)
+        _ = batch.budget_nusd
         self._write(f"batches/{batch.id}/batch.json", asdict(batch))
         return batch
 

@@ -21,11 +21,12 @@ class _Account:
     requests: RateWindow = field(default_factory=RateWindow)
     tokens: RateWindow = field(default_factory=RateWindow)
     reserved: deque[tuple[float, int]] = field(default_factory=deque)
+    held: dict[str, int] = field(default_factory=dict)
 
     def reserved_nusd(self, now: float) -> int:
         while self.reserved and self.reserved[0][0] + _FORGET_S <= now:
             self.reserved.popleft()
-        return sum(nusd for _, nusd in self.reserved)
+        return sum(nusd for _, nusd in self.reserved) + sum(self.held.values())
 
     def release(self, nusd: int) -> None:
         for entry in self.reserved:
@@ -93,12 +94,17 @@ class TenantGate:
         account.tokens.settle(reserved_tokens, tokens, self._clock())
         self._spending.add(tenant, self._wall().date(), tokens, cost_nusd)
 
+    def hold(self, tenant: str, nusd: int, name: str) -> None:
+        """Keep so much of the budgets for a batch, until it is charged. Not kept over restarts."""
+        self._accounts[tenant].held[name] = nusd
+
     def charge(self, tenant: str, tokens: int, cost_nusd: int, once: str) -> None:
-        """Put on a tenant's account what was not reserved, as a batch's cost.
+        """Put a batch's cost on a tenant's account, and end its hold.
 
         Args:
-            once: names the charge; a second one of this name is none.
+            once: names the batch; a second charge of this name is none.
         """
+        self._accounts[tenant].held.pop(once, None)
         self._spending.add_once(once, tenant, self._wall().date(), tokens, cost_nusd)
 
     def left_nusd(self, tenant: str) -> int | None:

@@ -26,6 +26,8 @@ class Account(Protocol):
 
     def left_nusd(self, tenant: str) -> int | None: ...
 
+    def hold(self, tenant: str, nusd: int, name: str) -> None: ...
+
     def charge(self, tenant: str, tokens: int, cost_nusd: int, once: str) -> None: ...
 
 
@@ -110,6 +112,10 @@ class BatchRunner:
             return
         if not folder.state(batch).total and not self._begin(folder, batch, work):
             return
+        budget = work.budget_nusd()
+        if self._account is not None and folder.tenant is not None and budget is not None:
+            # Else online requests could spend it meanwhile, and the tenant's budget be passed.
+            self._account.hold(folder.tenant, budget, batch.id)
         self._running.append(_Running(folder, batch, work, work.start()))
 
     def _begin(self, folder: TenantFolder, batch: BatchRequest, work: BatchWork) -> bool:
@@ -124,7 +130,7 @@ class BatchRunner:
         if errors:
             self._fail(folder, batch, *errors)
             return False
-        work.write_config(left)
+        work.write_config(batch.budget_nusd, left)
         self._set(folder, batch, replace(folder.state(batch), total=total), "in_progress")
         return True
 

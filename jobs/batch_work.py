@@ -11,9 +11,10 @@ from actors.batch_store import TenantFolder, copy_lines
 from jobs.summary import Summary, load_summary
 from pipelines.batch_api import BatchRequest, LineError, StoredFile, checked_lines
 from pipelines.config import Output, RunConfig
-from pipelines.config_file import dump_config
+from pipelines.config_file import dump_config, load_config
 from pipelines.openai_batch import ERROR_FILE, OUTPUT_FILE
 from pipelines.prices import NUSD
+from pipelines.prices import nano_dollars as nusd
 from pipelines.routing import columns_of
 from pipelines.schema import nano_dollars
 from pipelines.storage import Directory
@@ -57,12 +58,17 @@ class BatchWork:
             checked = checked_lines(source, self._batch.endpoint, columns, errors)
             return copy_lines(checked, lines), errors
 
-    def write_config(self, budget_nusd: int | None) -> None:
-        config = self.job_config(budget_nusd)
+    def write_config(self, *budgets_nusd: int | None) -> None:
+        config = self.job_config(*budgets_nusd)
         self._data.write(f"{self._place}/config.yaml", dump_config(config).encode())
 
-    def job_config(self, budget_nusd: int | None) -> RunConfig:
-        """The endpoint's configuration over this input, within its budget and the tenant's."""
+    def budget_nusd(self) -> int | None:
+        """What the job was started with."""
+        config = load_config(self._data.path(f"{self._place}/config.yaml"))
+        return None if config.budget_usd is None else nusd(config.budget_usd)
+
+    def job_config(self, *budgets_nusd: int | None) -> RunConfig:
+        """The endpoint's configuration over this input, within all budgets that are given."""
         given = self._config.input
         read = {
             "path": f"{self._url}/input.jsonl",
@@ -70,8 +76,9 @@ class BatchWork:
             "columns": given.columns.model_copy(update={"tenant": self._tenant_column}),
             "order": "stream",
         }
-        limits = (self._config.budget_usd, budget_nusd and budget_nusd / NUSD)
-        budgets = [limit for limit in limits if limit]
+        budgets = [budget / NUSD for budget in budgets_nusd if budget is not None]
+        if self._config.budget_usd is not None:
+            budgets.append(self._config.budget_usd)
         changes = {
             "input": given.model_copy(update=read),
             "output": Output(path=f"{self._url}/run", openai_batch=True),
@@ -126,13 +133,13 @@ class BatchWork:
         """Tokens and nano-dollars of the job; of one without a summary, those of its rows."""
         if summary := self.summary():
             return summary.prompt_tokens + summary.completion_tokens, summary.bill_nusd
-        tokens = nusd = 0
+        tokens = cost = 0
         for name in self.run.parts("rows"):
             table = self.run.read_table(name, ["prompt_tokens", "completion_tokens", "cost_usd"])
-            nusd += int(nano_dollars(table["cost_usd"]).sum())
+            cost += int(nano_dollars(table["cost_usd"]).sum())
             for column in ("prompt_tokens", "completion_tokens"):
                 tokens += sum(filter(None, table[column].to_pylist()))
-        return tokens, nusd
+        return tokens, cost
 
     def keep_results(self) -> tuple[StoredFile | None, StoredFile | None]:
         """Output and errors of the job as files of the tenant; none for what is empty."""

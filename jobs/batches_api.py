@@ -96,7 +96,10 @@ def batches_router(data: Directory, max_file_bytes: int) -> APIRouter:
         stored = folder.file(body.input_file_id)
         if stored is None or stored.purpose != "batch":
             raise _invalid("input_file_id", f"{body.input_file_id!r}: no such file for a batch")
-        batch = folder.add_batch(body.endpoint, stored.id, body.metadata)
+        try:
+            batch = folder.add_batch(body.endpoint, stored.id, body.metadata)
+        except ValueError:
+            raise _invalid("metadata", "budget_usd must be US dollars above 0, as 2.50") from None
         return folder.as_object(batch)
 
     @router.get("/batches")

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pipelines.prices import nano_dollars
+
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 WINDOW_S = 24 * 3600
 _SHOWN_ERRORS = 20
@@ -47,6 +49,20 @@ class BatchRequest:
     @property
     def expires_at(self) -> int:
         return self.created_at + WINDOW_S
+
+    @property
+    def budget_nusd(self) -> int | None:
+        """What the batch may cost, if its metadata says.
+
+        Raises: ValueError if that is no amount above zero.
+        """
+        text = (self.metadata or {}).get("budget_usd")
+        if text is None:
+            return None
+        usd = float(text)
+        if not 0 < usd < 1e9:
+            raise ValueError(text)
+        return nano_dollars(usd)
 
 
 @dataclass(frozen=True)

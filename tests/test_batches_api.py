@@ -47,9 +47,13 @@ class Budget:
 
     def __init__(self, left: int | None = None) -> None:
         self.left, self.charges = left, dict[str, tuple[str, int, int]]()
+        self.held: dict[str, int] = {}
 
     def left_nusd(self, tenant: str) -> int | None:
         return self.left
+
+    def hold(self, tenant: str, nusd: int, name: str) -> None:
+        self.held[name] = nusd
 
     def charge(self, tenant: str, tokens: int, cost_nusd: int, once: str) -> None:
         assert once not in self.charges
@@ -159,6 +163,11 @@ def test_what_cannot_be_is_refused_at_once(client: Callable[[str], openai.OpenAI
     with pytest.raises(openai.BadRequestError, match="purpose"):
         acme.files.create(file=("x", b"x"), purpose="vision")
     file = uploaded(acme, [line("a")])
+    with pytest.raises(openai.BadRequestError, match="budget_usd"):
+        acme.batches.create(
+            input_file_id=file, endpoint=CHAT, completion_window="24h",
+            metadata={"budget_usd": "-1"},
+        )  # fmt: skip
     with pytest.raises(openai.BadRequestError, match="endpoint"):
         acme.batches.create(input_file_id=file, endpoint="/v1/responses", completion_window="24h")
 
@@ -185,6 +194,7 @@ def test_a_batch_is_a_run(
     (wrong,) = map(json.loads, acme.files.content(done.error_file_id).text.splitlines())
     assert wrong["custom_id"] == "c"
     assert "gpt-none" in wrong["error"]["message"]
+    assert account.held == {batch: 10**9}, "nobody else may spend it meanwhile"
     tokens = 3 + 3
     # Three prompt tokens at .5 and three of completion at 1.5 dollars a million.
     assert account.charges == {batch: ("acme", tokens, 3 * 500 + 3 * 1500)}
@@ -208,9 +218,9 @@ def test_a_batch_outlives_whoever_runs_it(
     tmp_path: Path,
 ) -> None:
     acme = client("acme")
-    rows = [line(str(i), f"w{i}", "/v1/completions") for i in range(12)]
+    rows = [line(str(i), f"w{i}", "/v1/completions") for i in range(10)]
     batch = created(acme, rows, "/v1/completions")
-    slow = tier("only", delay_s=1.0, max_num_seqs=1)
+    slow = tier("only", delay_s=0.5, max_num_seqs=1)
     config = make_config([], tiers=[slow], input={"path": "-", "block_rows": 1})
     path = tmp_path / "serving.yaml"
     path.write_text(dump_config(config))
@@ -236,11 +246,11 @@ def test_a_batch_outlives_whoever_runs_it(
     done = acme.batches.retrieve(batch)
     assert done.status == "completed", done.errors
     assert done.output_file_id
-    assert len(kept) < 12, "killed in the middle"
+    assert len(kept) < 10, "killed in the middle"
     lines = map(json.loads, acme.files.content(done.output_file_id).text.splitlines())
     bodies = {x["custom_id"]: x["response"]["body"] for x in lines}
     assert {name: b["choices"][0]["text"] for name, b in bodies.items()} == {
-        str(i): f"W{i}" for i in range(12)
+        str(i): f"W{i}" for i in range(10)
     }
     assert bodies["0"]["object"] == "text_completion"
 
@@ -294,6 +304,26 @@ def test_a_running_batch_is_cancelled(
     stepped(runner, ended(acme, batch))
     assert acme.batches.retrieve(batch).status == "cancelled"
     assert batch in account.charges, "what was answered is paid"
+
+
+@pytest.mark.usefixtures("on_this_ray")
+def test_a_batch_stays_within_what_it_may_cost(
+    client: Callable[[str], openai.OpenAI], data: Directory, make_config: MakeConfig
+) -> None:
+    acme, account = client("acme"), Budget(left=10**9)
+    file = uploaded(acme, [line("a", "one two", max_tokens=5), line("b", "three", max_tokens=5)])
+    batch = acme.batches.create(
+        input_file_id=file, endpoint=CHAT, completion_window="24h",
+        metadata={"budget_usd": "0.000000001"},
+    ).id  # fmt: skip
+    runner = BatchRunner(data, make_config([]), account)
+    stepped(runner, ended(acme, batch))
+    done = acme.batches.retrieve(batch)
+    assert done.status == "expired"
+    assert done.errors
+    assert [e.code for e in done.errors.data or []] == ["insufficient_quota"]
+    assert account.held == {batch: 1}
+    assert account.charges == {batch: ("acme", 0, 0)}
 
 
 def test_a_batch_expires_after_its_window(
@@ -351,8 +381,8 @@ def test_a_job_runs_by_the_endpoints_configuration(
     config = make_config([], budget_usd=5.0)
     folder = TenantFolder(data, "acme")
     work = BatchWork(data, config, folder, folder.add_batch(CHAT, "file-x", None))
-    job = work.job_config(2 * 10**9)
+    job = work.job_config(2 * 10**9, 3 * 10**9)
     assert job.tiers == config.tiers
     assert job.input.columns.tenant == "tenant"
-    assert job.budget_usd == 2.0, "the smaller of both"
-    assert work.job_config(None).budget_usd == 5.0
+    assert job.budget_usd == 2.0, "the smallest of all"
+    assert work.job_config(None, None).budget_usd == 5.0

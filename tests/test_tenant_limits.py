@@ -127,6 +127,17 @@ def test_a_charge_is_made_once(tmp_path: Path, clock: Clock) -> None:
     assert limited.left_nusd("acme") == 40
 
 
+def test_what_a_batch_may_spend_is_kept_for_it(tmp_path: Path, clock: Clock) -> None:
+    limited = gate(tmp_path, clock, usd_per_day=100e-9)
+    limited.hold("acme", 70, "batch-1")
+    assert limited.left_nusd("acme") == 30
+    assert admit(limited, worst=40) is not None
+    clock.s = 7200
+    assert admit(limited, worst=40) is not None, "however long it takes"
+    limited.charge("acme", 1, 10, "batch-1")
+    assert limited.left_nusd("acme") == 90
+
+
 def test_what_a_dead_replica_reserved_is_free_again(tmp_path: Path, clock: Clock) -> None:
     limited = gate(tmp_path, clock, usd_per_day=100e-9)
     assert admit(limited, worst=100) is None

@@ -91,10 +91,12 @@ class TenantFolder:
         raw = self._read("batches", batch_id, "batch.json")
         return BatchRequest(**json.loads(raw)) if raw is not None else None
 
+    def batch_ids(self) -> list[str]:
+        return self._data.names(f"{self._root}/batches")
+
     def batches(self) -> list[BatchRequest]:
         """Newest first."""
-        names = self._data.names(f"{self._root}/batches")
-        return _newest_first(batch for name in names if (batch := self.batch(name)))
+        return _newest_first(batch for name in self.batch_ids() if (batch := self.batch(name)))
 
     def state(self, batch: BatchRequest) -> BatchState:
         raw = self._read("batches", batch.id, "state.json")

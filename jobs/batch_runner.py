@@ -65,6 +65,7 @@ class BatchRunner:
         self._data, self._config, self._account = data, config, account
         self._jobs, self._clock = jobs, clock
         self._running: list[_Running] = []
+        self._ended: set[str] = set()
         self._stopped = threading.Event()
 
     def run_until_stopped(self) -> None:
@@ -96,12 +97,16 @@ class BatchRunner:
 
     def _open(self) -> list[tuple[TenantFolder, BatchRequest]]:
         """Batches that have not ended, oldest first."""
-        found = [
-            (folder, batch)
-            for folder in tenant_folders(self._data)
-            for batch in folder.batches()
-            if folder.state(batch).status not in ENDED
-        ]
+        found = []
+        for folder in tenant_folders(self._data):
+            for name in folder.batch_ids():
+                # What has ended is not read again every second.
+                if name in self._ended or (batch := folder.batch(name)) is None:
+                    continue
+                if folder.state(batch).status in ENDED:
+                    self._ended.add(name)
+                else:
+                    found.append((folder, batch))
         return sorted(found, key=lambda entry: (entry[1].created_at, entry[1].id))
 
     def _start(self, folder: TenantFolder, batch: BatchRequest) -> None:

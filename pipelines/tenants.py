@@ -25,7 +25,10 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 TenantName = Annotated[str, Field(pattern=_NAME)]
 """It is a folder's name too."""
 
-HEAD = "# Written by `nightmill key`; limits may be edited here and hold without a restart.\n"
+HEAD = (
+    "# Limits may be edited here and hold without a restart. `nightmill key` writes this file anew\n"
+    "# and keeps no other comments.\n"
+)
 
 
 class TenantLimits(Section):

@@ -26,7 +26,7 @@ TenantName = Annotated[str, Field(pattern=_NAME)]
 """It is a folder's name too."""
 
 HEAD = (
-    "# Limits may be edited here and hold without a restart. `nightmill key` writes this file anew\n"
+    "# Limits may be edited here and hold without a restart. `nightmill key` writes the file anew\n"
     "# and keeps no other comments.\n"
 )
 

@@ -296,14 +296,22 @@ def test_a_running_batch_is_cancelled(
 ) -> None:
     acme, account = client("acme"), Budget()
     batch = created(acme, [line(str(i), f"w{i}") for i in range(50)])
-    slow = tier("only", delay_s=2.0, max_num_seqs=1)
-    runner = BatchRunner(data, make_config([], tiers=[slow]), account)
-    runner.step()
-    assert acme.batches.retrieve(batch).status == "in_progress"
-    acme.batches.cancel(batch)
+    slow = tier("only", delay_s=0.5, max_num_seqs=1)
+    config = make_config([], tiers=[slow], input={"path": "-", "block_rows": 1})
+    runner = BatchRunner(data, config, account)
+
+    def has_begun() -> bool:
+        counts = acme.batches.retrieve(batch).request_counts
+        return counts is not None and counts.completed > 0
+
+    stepped(runner, has_begun)
+    assert acme.batches.cancel(batch).status == "cancelling"
     stepped(runner, ended(acme, batch))
     assert acme.batches.retrieve(batch).status == "cancelled"
-    assert batch in account.charges, "what was answered is paid"
+    tenant, tokens, nusd = account.charges[batch]
+    assert tenant == "acme"
+    # A prompt token at .5 and one of completion at 1.5 dollars a million, for each row.
+    assert 0 < nusd == tokens // 2 * 2000 < 50 * 2000, "what was answered is paid"
 
 
 @pytest.mark.usefixtures("on_this_ray")

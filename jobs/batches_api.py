@@ -1,11 +1,13 @@
 """`/v1/files` and `/v1/batches`: the main job behind OpenAI's batch API."""
 
+from asyncio import to_thread
 from collections.abc import Iterator
 from typing import IO, Annotated, Any, Literal
 
-from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.datastructures import UploadFile
 
 from actors.batch_store import TenantFolder, TooLarge
 from jobs.online_errors import ApiError
@@ -13,6 +15,25 @@ from pipelines.batch_api import ENDPOINTS, BatchRequest, StoredFile
 from pipelines.storage import Directory
 
 _CHUNK_BYTES = 1 << 18
+_FORM_BYTES = 1 << 16
+"""What a form may hold beside its file."""
+_UPLOAD: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file", "purpose"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "purpose": {"type": "string", "enum": ["batch"]},
+                    },
+                }
+            }
+        },
+    }
+}
 
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
@@ -37,22 +58,24 @@ def batches_router(data: Directory, max_file_bytes: int) -> APIRouter:
     def mine(request: Request) -> TenantFolder:
         return TenantFolder(data, request.state.tenant)
 
-    @router.post("/files")
-    def upload(request: Request, file: UploadFile, purpose: Annotated[str, Form()]) -> Any:
+    @router.post("/files", openapi_extra=_UPLOAD)
+    async def upload(request: Request) -> Any:
         """Store a file of OpenAI-batch lines."""
-        if purpose != "batch":
-            raise _invalid("purpose", f"purpose {purpose!r}: files here are for batch")
-        try:
+        # FastAPI would take in the whole body of a declared form before it asks for the key.
+        _check_length(request, max_file_bytes)
+        async with request.form(max_files=1, max_fields=4) as form:
+            file, purpose = form.get("file"), form.get("purpose")
+            if not isinstance(file, UploadFile):
+                raise _invalid("file", "is missing; send a multipart form with file and purpose")
+            if purpose != "batch":
+                raise _invalid("purpose", f"purpose {purpose!r}: files here are for batch")
             name = file.filename or "upload.jsonl"
-            return mine(request).add_file(file.file, name, purpose, max_file_bytes).as_object()
-        except TooLarge:
-            raise ApiError(
-                413,
-                f"the file is larger than {max_file_bytes:,} bytes; divide it",
-                "invalid_request_error",
-                code="file_too_large",
-                param="file",
-            ) from None
+            folder = mine(request)
+            try:
+                stored = await to_thread(folder.add_file, file.file, name, purpose, max_file_bytes)
+            except TooLarge:
+                raise _too_large(max_file_bytes) from None
+        return stored.as_object()
 
     @router.get("/files")
     def files(
@@ -137,6 +160,24 @@ def _batch(folder: TenantFolder, batch_id: str) -> BatchRequest:
     if found is None:
         raise _missing("batch", batch_id)
     return found
+
+
+def _check_length(request: Request, max_bytes: int) -> None:
+    length = request.headers.get("content-length", "")
+    if not length.isdecimal():
+        raise ApiError(411, "say the body's length in Content-Length", "invalid_request_error")
+    if int(length) > max_bytes + _FORM_BYTES:
+        raise _too_large(max_bytes)
+
+
+def _too_large(max_bytes: int) -> ApiError:
+    return ApiError(
+        413,
+        f"the file is larger than {max_bytes:,} bytes; divide it",
+        "invalid_request_error",
+        code="file_too_large",
+        param="file",
+    )
 
 
 def _missing(what: str, name: str) -> ApiError:

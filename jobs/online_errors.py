@@ -3,6 +3,7 @@
 from typing import Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 
@@ -26,8 +27,9 @@ class ApiError(Exception):
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Let the app answer every `ApiError`."""
+    """Let the app answer every `ApiError`, and what does not fit a route, in OpenAI's format."""
     app.add_exception_handler(ApiError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_misfit)
 
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:
@@ -39,3 +41,13 @@ async def _answer(_: Request, error: Exception) -> JSONResponse:
         # OpenAI's clients try every 429 again unless they are told not to.
         headers["x-should-retry"] = "false"
     return JSONResponse(error.body, error.status, headers)
+
+
+async def _answer_misfit(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:])
+    message = f"{param or 'the body'}: {first['msg']}"
+    return await _answer(
+        request, ApiError(400, message, "invalid_request_error", param=param or None)
+    )

@@ -156,13 +156,19 @@ def test_a_tenant_sees_nothing_of_another(client: Callable[[str], openai.OpenAI]
 
 def test_what_cannot_be_is_refused_at_once(client: Callable[[str], openai.OpenAI]) -> None:
     acme = client("acme")
-    with pytest.raises(openai.APIStatusError, match="larger than") as large:
-        acme.files.create(file=("x", b"x" * (MAX_BYTES + 1)), purpose="batch")
-    assert large.value.status_code == 413
+    for size in (MAX_BYTES + 1, 2 * MAX_BYTES):
+        with pytest.raises(openai.APIStatusError, match="larger than") as large:
+            acme.files.create(file=("x", b"x" * size), purpose="batch")
+        assert large.value.status_code == 413
+    with pytest.raises(openai.BadRequestError, match="file: is missing"):
+        acme.post("/files", cast_to=object, body={"purpose": "batch"})
     assert list(acme.files.list()) == [], "nothing is left of it"
     with pytest.raises(openai.BadRequestError, match="purpose"):
         acme.files.create(file=("x", b"x"), purpose="vision")
     file = uploaded(acme, [line("a")])
+    window: Any = "1h"
+    with pytest.raises(openai.BadRequestError, match="completion_window: Input should be '24h'"):
+        acme.batches.create(input_file_id=file, endpoint=CHAT, completion_window=window)
     with pytest.raises(openai.BadRequestError, match="budget_usd"):
         acme.batches.create(
             input_file_id=file, endpoint=CHAT, completion_window="24h",

@@ -151,6 +151,19 @@ def test_every_route_but_the_page_wants_a_key(endpoint: Endpoint) -> None:
     assert httpx.get(address).status_code == 200
 
 
+def test_nobody_without_a_key_gets_a_body_taken_in(endpoint: Endpoint) -> None:
+    address = endpoint[0][0].removeprefix("http://")
+    head = (
+        f"POST /v1/files HTTP/1.1\r\nHost: {address}\r\nContent-Length: 1000000\r\n"
+        "Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+    )
+    name, port = address.split(":")
+    with socket.create_connection((name, int(port)), timeout=20) as connection:
+        # The answer comes although the body never does.
+        connection.sendall(head.encode())
+        assert b" 401 " in connection.recv(1000)
+
+
 def test_a_rate_holds_across_replicas(endpoint: Endpoint) -> None:
     addresses, keys, _ = endpoint
     for i in range(3):

@@ -52,13 +52,13 @@ class Observer:
         self._process = uuid.uuid4().hex
         self._events: list[Served | Refused] = []
 
-    def finished(self, seen: Finished) -> None:
+    def finished(self, seen: Finished, traceparent: str | None = None) -> None:
         told = served(seen)
         self._note(told)
         if self._log is not None:
             self._log.served(told, seen.row)
         if self._tracing is not None:
-            self._tracing.served(told)
+            self._tracing.served(told, traceparent)
 
     def refused(self, reason: str, tenant: str | None) -> None:
         told = Refused(reason, tenant)

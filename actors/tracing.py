@@ -31,14 +31,20 @@ class Tracing:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("nightmill")
 
-    def served(self, done: Served) -> None:
+    def served(self, done: Served, traceparent: str | None = None) -> None:
+        """
+        Args:
+            traceparent: the W3C header of the request, whose trace the span then belongs to.
+        """
         from opentelemetry.trace import SpanKind, Status, StatusCode
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         ended = time.time_ns()
         began = ended - int(done.e2e_s * 1e9)
         operation = _OPERATIONS.get(done.endpoint, "chat")
         span = self._tracer.start_span(
             f"{operation} {done.model or ''}".strip(),
+            context=TraceContextTextMapPropagator().extract({"traceparent": traceparent or ""}),
             kind=SpanKind.SERVER,
             start_time=began,
             attributes=_attributes(done, operation),

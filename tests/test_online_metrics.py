@@ -203,7 +203,8 @@ def test_a_collector_gets_a_span_of_each_request() -> None:
     server = HTTPServer(("127.0.0.1", 0), Collector)
     Thread(target=server.serve_forever, daemon=True).start()
     tracing = Tracing(f"http://127.0.0.1:{server.server_port}/")
-    Observer(OnlineMetrics(), tracing=tracing).finished(Seen(row()))
+    parent = f"00-{'ab' * 16}-{'cd' * 8}-01"
+    Observer(OnlineMetrics(), tracing=tracing).finished(Seen(row()), parent)
     tracing.close()
     server.shutdown()
     server.server_close()
@@ -214,6 +215,7 @@ def test_a_collector_gets_a_span_of_each_request() -> None:
     (span,) = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
     told = {a.key: a.value for a in span.attributes}
     assert span.name == "chat m"
+    assert (span.trace_id, span.parent_span_id) == (b"\xab" * 16, b"\xcd" * 8)
     assert told["gen_ai.usage.output_tokens"].int_value == 5
     assert told["nightmill.tier"].string_value == "large"
     assert span.end_time_unix_nano - span.start_time_unix_nano == 230_000_000

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.cache_cli import cache
+from jobs.key_cli import key
 from jobs.options import set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
@@ -60,6 +61,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(key)
 
 
 def _overridden(

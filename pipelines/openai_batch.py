@@ -11,7 +11,7 @@ from pipelines.storage import Directory
 OUTPUT_FILE = "batch_output.jsonl"
 ERROR_FILE = "batch_errors.jsonl"
 _COLUMNS = [
-    "custom_id", "row_id", "request_key", "status", "response", "finish_reason", "model",
+    "custom_id", "url", "row_id", "request_key", "status", "response", "finish_reason", "model",
     "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind", "error",
     *BEYOND_TEXT.names,
 ]  # fmt: skip
@@ -43,18 +43,29 @@ def batch_line(row: dict[str, Any]) -> dict[str, Any]:
     line["response"] = {
         "status_code": 200,
         "request_id": row["request_key"],
-        "body": _chat_body(row) if row["embedding"] is None else _embedding_body(row),
+        "body": _body(row),
     }
     return line
 
 
-def _chat_body(row: dict[str, Any]) -> dict[str, Any]:
+def _body(row: dict[str, Any]) -> dict[str, Any]:
+    if row["embedding"] is not None:
+        return _embedding_body(row)
+    choices = json.loads(row["choices"]) if row["choices"] else [_choice(row)]
+    if row.get("url") == "/v1/completions":
+        return _text_body(row, "cmpl", "text_completion", [_as_text(c) for c in choices])
+    return _text_body(row, "chatcmpl", "chat.completion", choices)
+
+
+def _text_body(
+    row: dict[str, Any], prefix: str, kind: str, choices: list[dict[str, Any]]
+) -> dict[str, Any]:
     prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     return {
-        "id": f"chatcmpl-{row['row_id']}",
-        "object": "chat.completion",
+        "id": f"{prefix}-{row['row_id']}",
+        "object": kind,
         "model": row["model"],
-        "choices": json.loads(row["choices"]) if row["choices"] else [_choice(row)],
+        "choices": choices,
         "usage": {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -76,6 +87,12 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
     return choice
 
 
+def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
+    """A chat's choice as one of a completion."""
+    text = choice["message"].get("content")
+    return {"index": choice["index"], "text": text, "finish_reason": choice["finish_reason"]}
+
+
 def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "object": "list",
@@ -86,5 +103,7 @@ def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.select(_COLUMNS).to_pylist()
+    # Lines need not say their url.
+    columns = [name for name in _COLUMNS if name in table.column_names]
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
     return rows

@@ -1,7 +1,6 @@
 """The generate step: a tier's engine answers the rows that are its own."""
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,14 +14,13 @@ from pipelines.cost import token_cost
 from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
-from pipelines.requests import Request, text_of
+from pipelines.requests import Request
 from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.tier import Tier
 from pipelines.waiting import rows_for_tier
+from pipelines.worst_case import worst_nusd
 
 _WAIT_FOR_BUDGET_S = 0.1
-_TEMPLATE_TOKENS = 64
-_TOOL_SPACE = 4
 
 
 class Meter(Protocol):
@@ -177,7 +175,7 @@ class Generator:
             answer = await self._engine.answer(request, say)
             self._unsettled_nusd += self._count(answer)
             return answer
-        reserved = self._worst_case(request)
+        reserved = worst_nusd(request, self._defaults, self._rate)
         async with self._gate:
             while (grant := await self._meter.reserve(self._name, reserved)) == "wait":
                 await asyncio.sleep(_WAIT_FOR_BUDGET_S)
@@ -186,19 +184,6 @@ class Generator:
         answer = await self._engine.answer(request, say)
         self._meter.settle(self._name, reserved, self._count(answer))
         return answer
-
-    def _worst_case(self, request: Request) -> int:
-        """Nano-dollars that the row cannot exceed: a token is at least one byte."""
-        if isinstance(self._rate, HourRate):
-            return 0
-        fields = {**self._defaults, **request.sampling}
-        text = "".join(text_of(m.get("content")) for m in request.messages)
-        prompt = len(text.encode()) + _TEMPLATE_TOKENS * len(request.messages)
-        if "tools" in fields:
-            # A template may indent them; nothing makes them more than a few times as long.
-            prompt += _TOOL_SPACE * len(json.dumps(fields["tools"]))
-        limit = fields.get("max_tokens", 1 << 17) * fields.get("n", 1)
-        return (prompt * self._rate.input + limit * self._rate.output) // 10**6 + 1
 
     def _count(self, answer: Answer) -> int:
         """Count the answer's tokens; returns what they cost by the token, in nano-dollars."""

@@ -14,6 +14,7 @@ from pipelines.embedding_model import EmbeddingModel
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
+from pipelines.serve_config import Serve
 from pipelines.tier import Replicas, Tier
 from pipelines.tier_order import in_order
 
@@ -148,6 +149,7 @@ class RunConfig(Section):
     storage: Storage = Storage()
     claim_shards: PositiveInt = Field(1, description="actors that share the claimed keys")
     routers: PositiveInt = Field(1, description="actors in the router pool")
+    serve: Serve = Serve()
 
     @model_validator(mode="after")
     def names_resolve(self) -> "RunConfig":

@@ -1,6 +1,8 @@
 """OpenAI-batch results: the same output and error files that the hosted service gives back."""
 
 import json
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -43,12 +45,13 @@ def batch_line(row: dict[str, Any]) -> dict[str, Any]:
     line["response"] = {
         "status_code": 200,
         "request_id": row["request_key"],
-        "body": _body(row),
+        "body": answer_body(row),
     }
     return line
 
 
-def _body(row: dict[str, Any]) -> dict[str, Any]:
+def answer_body(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An answered row as the endpoint `url` of OpenAI's API would give it back."""
     if row["embedding"] is not None:
         return _embedding_body(row)
     choices = json.loads(row["choices"]) if row["choices"] else [_choice(row)]
@@ -58,7 +61,7 @@ def _body(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _text_body(
-    row: dict[str, Any], prefix: str, kind: str, choices: list[dict[str, Any]]
+    row: Mapping[str, Any], prefix: str, kind: str, choices: list[dict[str, Any]]
 ) -> dict[str, Any]:
     prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     return {
@@ -75,7 +78,7 @@ def _text_body(
     }
 
 
-def _choice(row: dict[str, Any]) -> dict[str, Any]:
+def _choice(row: Mapping[str, Any]) -> dict[str, Any]:
     message = {"role": "assistant", "content": row["response"]}
     if row["reasoning"] is not None:
         message["reasoning_content"] = row["reasoning"]
@@ -89,11 +92,32 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
 
 def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
     """A chat's choice as one of a completion."""
-    text = choice["message"].get("content")
-    return {"index": choice["index"], "text": text, "finish_reason": choice["finish_reason"]}
+    told = {
+        "index": choice["index"],
+        "text": choice["message"].get("content"),
+        "finish_reason": choice["finish_reason"],
+    }
+    return {**told, "logprobs": text_logprobs(choice.get("logprobs"))}
 
 
-def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
+def text_logprobs(chat: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Logprobs of a chat's choice in the older format of completions."""
+    if chat is None:
+        return None
+    content = chat["content"]
+    ends = list(accumulate((len(entry["token"]) for entry in content), initial=0))
+    return {
+        "tokens": [entry["token"] for entry in content],
+        "token_logprobs": [entry["logprob"] for entry in content],
+        "top_logprobs": [
+            {top["token"]: top["logprob"] for top in entry.get("top_logprobs", ())}
+            for entry in content
+        ],
+        "text_offset": ends[:-1],
+    }
+
+
+def _embedding_body(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "object": "list",
         "model": row["model"],

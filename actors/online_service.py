@@ -151,11 +151,13 @@ class Service:
 
     def gauges(self) -> Mapping[str, Mapping[str, int]]:
         """What this process holds now."""
-        return {"nightmill:num_requests_running": dict(self._at)}
+        return {"num_requests_running": dict(self._at)}
 
-    def read(
-        self, url: str, body: Mapping[str, Any], tenant: str | None
-    ) -> Row | RowProblem:
+    async def status(self) -> dict[str, Any]:
+        """The tiers, and what each works on for this process."""
+        return {"ready": True, "tiers": dict(self._at)}
+
+    def read(self, url: str, body: Mapping[str, Any], tenant: str | None) -> Row | RowProblem:
         """The row that a request's body makes: checked and keyed."""
         request = self._policies.dialect.request({"url": url, "body": body})
         if isinstance(request, RowProblem):
@@ -248,7 +250,7 @@ class Service:
         if row["status"] is None:
             request = Request.from_json(row["_request"])
             (place,) = self._policies.router.places([Candidate(request, row["_values"])])
-            row = {**row, **place}
+            flight.progress = row = {**row, **place}
         while row["status"] is None:
             row = await self._worked_on(asked, row, flight)
         if self._cache is not None and is_admissible(row):

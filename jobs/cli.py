@@ -189,6 +189,28 @@ def distill(config: str, as_json: bool, settings: tuple[str, ...]) -> NoReturn:
     sys.exit(outcome.exit_code)
 
 
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--host", help="Where to listen; 0.0.0.0 lets other machines ask too.")
+@click.option("--port", type=int, help="The port to listen on.")
+@click.option("--address", help="The Ray cluster to serve on; by default this machine alone.")
+@set_option
+def serve(
+    config: str,
+    host: str | None,
+    port: int | None,
+    address: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Answer requests over HTTP, as OpenAI's API, until Ctrl-C; a SIGHUP reads CONFIG again."""
+    from jobs.serve import serve_until_stopped
+
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+    given = {"serve.host": host, "serve.port": port}
+    serve_until_stopped(partial(_overridden, config, settings, given), err.print)
+
+
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:
     from jobs.batch import run as run_batch
     from jobs.calibrated import ensure_calibrated

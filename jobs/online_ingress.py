@@ -1,0 +1,174 @@
+"""The endpoint as a Serve application: ingress, tiers, and what all replicas share."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pyarrow as pa
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from actors.cache_writer import CacheWriter
+from actors.online_cache import OnlineCache
+from actors.online_service import Service
+from actors.response_cache import ResponseCache
+from jobs.online_app import build_app
+from jobs.online_operations import ReplicaOperations
+from jobs.online_plan import OnlinePlan, policies
+from jobs.online_tiers import RemoteTier, TierReplica
+from jobs.shared_operations import RemoteOperations, SharedOperations
+from pipelines.config_file import dump_config
+from pipelines.keys import digest
+from pipelines.replicas import actor_options, cpu_engines, seqs
+from pipelines.tier import Replicas, Tier, as_range
+
+_SHARED_AT_ONCE = 10_000
+_INGRESS_AT_ONCE = 1000
+
+
+class Shared(SharedOperations):
+    """Operations and the cache's one writer, in a deployment of one replica."""
+
+    def __init__(self, plan: OnlinePlan) -> None:
+        super().__init__(plan.config, plan.config.serve)
+        cache = plan.config.response_cache
+        self._writer: CacheWriter | None = None
+        self._writing = asyncio.Lock()
+        if cache is not None and cache.enabled:
+            self._writer = CacheWriter(cache, plan.config.storage, _warn, "")
+        self.run_batches("auto")
+
+    async def append(self, entries: pa.Table, questions: pa.Table | None) -> None:
+        if self._writer is not None:
+            async with self._writing:
+                await asyncio.to_thread(self._writer.append, entries, questions)
+                await asyncio.to_thread(self._writer.flush)
+
+    def __del__(self) -> None:
+        self.stop()
+
+
+class RemoteWriter:
+    """The cache's writer in the shared deployment."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def append(self, entries: pa.Table, questions: pa.Table | None) -> None:
+        await self._handle.append.remote(entries, questions)
+
+
+@serve.ingress()
+class Ingress:
+    """One process that takes requests."""
+
+    def __init__(
+        self, plan: OnlinePlan, shared: DeploymentHandle, tiers: dict[str, DeploymentHandle]
+    ) -> None:
+        self._plan, self._shared, self._tiers = plan, shared, tiers
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        plan, calls = self._plan, RemoteOperations(self._shared)
+        cache = online_cache(plan, RemoteWriter(self._shared))
+        tiers = {name: RemoteTier(handle) for name, handle in self._tiers.items()}
+        service = Service(policies(plan), tiers, cache, calls)
+        operations = ReplicaOperations(plan.config.serve, calls, service.status, service.gauges)
+        service.observer = operations.observer
+        running: list[Callable[[], Any]] = [operations.running]
+        if cache is not None:
+            running.append(_writing(cache))
+        return build_app(
+            service,
+            plan.config.serve,
+            operations.authenticate,
+            operations.routers,
+            operations.open_routers,
+            running,
+        )
+
+
+def online_cache(plan: OnlinePlan, writer: Any) -> OnlineCache | None:
+    config = plan.config.response_cache
+    if config is None or not config.enabled:
+        return None
+    cache = ResponseCache(config, plan.config.storage, _warn)
+    return OnlineCache(cache, writer, plan.tenant, lambda _: None)
+
+
+def application(plan: OnlinePlan) -> serve.Application:
+    """What `serve.run` deploys; parts that a new configuration leaves as they were stay."""
+    config = plan.config
+    # An unchanged deployment keeps its replicas: a new route must load no model again.
+    whole = digest(dump_config(config).encode()).hex()
+    shared = _deployment(
+        Shared, "shared", whole, Replicas(min=1, max=1), config.serve, _SHARED_AT_ONCE
+    ).bind(plan)
+    tiers = {tier.name: _tier(plan, tier) for tier in config.tiers}
+    ingress = _deployment(
+        Ingress, "ingress", whole, as_range(config.serve.replicas), config.serve, _INGRESS_AT_ONCE
+    )
+    return ingress.bind(plan, shared, tiers)
+
+
+def _tier(plan: OnlinePlan, tier: Tier) -> Any:
+    config = plan.config
+    defaults, rate = config.sampling.given(), plan.prices.tiers[tier.name]
+    engines = cpu_engines(config.tiers)
+    version = digest(repr((tier, defaults, rate, engines)).encode()).hex()
+    name = f"tier-{tier.name}"
+    deployment = _deployment(
+        TierReplica, name, version, tier.replica_range, config.serve, seqs(tier)
+    )
+    options = {k: v for k, v in actor_options(tier).items() if v is not None}
+    return deployment.options(ray_actor_options=options).bind(name, tier, rate, defaults, engines)
+
+
+def _deployment(
+    host: type, name: str, version: str, replicas: Replicas, config: Any, at_once: int
+) -> Any:
+    scale: Mapping[str, Any] = {"num_replicas": replicas.max}
+    if replicas.min < replicas.max:
+        scale = {
+            "autoscaling_config": {
+                "min_replicas": replicas.min,
+                "max_replicas": replicas.max,
+                "target_ongoing_requests": max(at_once / 2, 1),
+                "upscale_delay_s": 1.0,
+                "downscale_delay_s": config.idle_s,
+                "metrics_interval_s": 1.0,
+                "look_back_period_s": 5.0,
+            }
+        }
+    return serve.deployment(
+        host,
+        name=name,
+        version=version,
+        max_ongoing_requests=at_once,
+        max_queued_requests=config.max_queued,
+        graceful_shutdown_timeout_s=config.drain_s,
+        graceful_shutdown_wait_loop_s=0.2,
+        health_check_period_s=2.0,
+        ray_actor_options={"num_cpus": 0},
+        **scale,
+    )
+
+
+def _writing(cache: OnlineCache) -> Callable[[], Any]:
+    @asynccontextmanager
+    async def running() -> AsyncIterator[None]:
+        task = asyncio.create_task(cache.write_regularly())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    return running
+
+
+def _warn(message: str) -> None:
+    import logging
+
+    logging.getLogger("nightmill").warning(message)

@@ -1,0 +1,66 @@
+"""`nightmill serve`: deploy the endpoint, and keep it until somebody ends it."""
+
+import signal
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from jobs.cluster import connect
+from jobs.online_plan import plan_endpoint
+from pipelines.config import RunConfig
+from pipelines.errors import RunFailure
+
+_APP = "nightmill"
+
+
+def deploy(config: RunConfig) -> str:
+    """Start the endpoint, or bring a running one up to date replica by replica; its address.
+
+    Raises:
+        UsageProblem: naming the key; nothing was started.
+        RunFailure: it does not come up.
+    """
+    plan = plan_endpoint(config, datetime.now(UTC).date())
+    connect()
+    from ray import serve as ray_serve
+
+    from jobs.online_ingress import application
+
+    host, port = config.serve.host, config.serve.port
+    ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+    try:
+        ray_serve.run(application(plan), name=_APP, route_prefix="/")
+    except RuntimeError as error:
+        raise RunFailure(f"the endpoint does not come up: {error}") from error
+    return f"http://{host}:{port}"
+
+
+def end() -> None:
+    """Take in nothing more, finish what was taken in, and stop."""
+    from ray import serve as ray_serve
+
+    ray_serve.delete(_APP)
+    ray_serve.shutdown()
+
+
+def serve_until_stopped(load: Callable[[], RunConfig], tell: Callable[[str], Any]) -> None:
+    """Serve until SIGINT or SIGTERM; a SIGHUP reads the configuration again.
+
+    Raises: as `deploy`; a configuration that is wrong at a SIGHUP is told and not taken.
+    """
+    stop, again = threading.Event(), threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGHUP, lambda *_: again.set())
+    tell(f"serving on {deploy(load())}; Ctrl-C ends it")
+    while not stop.wait(0.2):
+        if again.is_set():
+            again.clear()
+            try:
+                deploy(load())
+                tell("the configuration was read again")
+            except Exception as error:
+                tell(f"goes on as before: {error}")
+    tell("finishing what was taken in")
+    end()

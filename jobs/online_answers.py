@@ -100,7 +100,7 @@ class Speech:
         if more:
             yield self._chunk([{"index": at, "delta": more, "finish_reason": None}])
         last: dict[str, Any] = {"index": at, "finish_reason": choice["finish_reason"]}
-        last |= {"delta": {}} if self._chat else {"text": ""}
+        last["delta" if self._chat else "text"] = {} if self._chat else ""
         yield self._chunk([last], nightmill=self._origin())
 
     def _text(

@@ -86,6 +86,7 @@ class Ingress:
             operations.routers,
             operations.open_routers,
             running,
+            tells_ids=False,
         )
 
 
@@ -141,10 +142,9 @@ def _deployment(
                 "look_back_period_s": 5.0,
             }
         }
-    return serve.deployment(
+    deployment = serve.deployment(
         host,
         name=name,
-        version=version,
         max_ongoing_requests=at_once,
         max_queued_requests=config.max_queued,
         graceful_shutdown_timeout_s=config.drain_s,
@@ -153,6 +153,8 @@ def _deployment(
         ray_actor_options={"num_cpus": 0},
         **scale,
     )
+    # Only so does Serve see that nothing of a deployment has changed.
+    return deployment.options(version=version, _internal=True)
 
 
 def _writing(cache: OnlineCache) -> Callable[[], Any]:

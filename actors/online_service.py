@@ -129,6 +129,7 @@ class Service:
     """One ingress process. Lives on one event loop.
 
     Args:
+        room: requests that this process lets a tier work on or wait for, at most.
         cache: None where the configuration has none.
     """
 
@@ -136,11 +137,13 @@ class Service:
         self,
         policies: Policies,
         tiers: Mapping[str, TierCalls],
+        room: Mapping[str, int],
         cache: OnlineCache | None,
         gate: Gate | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._policies, self._tiers, self._cache = policies, tiers, cache
+        self._room = room
         self.gate, self.observer = gate, observer
         self._flights = Flights()
         self._at: dict[str, int] = dict.fromkeys(tiers, 0)
@@ -271,6 +274,8 @@ class Service:
         return referee.ruling(row) or row
 
     async def _turn(self, tier: str, request: Request, say: Say | None) -> Row:
+        if self._at[tier] >= self._room[tier]:
+            raise Overloaded
         self._at[tier] += 1
         said: list[bool] = []
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from actors.cache_writer import CacheWriter
@@ -25,7 +26,8 @@ from pipelines.replicas import actor_options, cpu_engines, seqs
 from pipelines.tier import Replicas, Tier, as_range
 
 _SHARED_AT_ONCE = 10_000
-_INGRESS_AT_ONCE = 1000
+_INGRESS_AT_ONCE = 10_000
+_INGRESS_QUEUE = 10_000
 
 
 class Shared(SharedOperations):
@@ -73,7 +75,7 @@ class Ingress:
         plan, calls = self._plan, RemoteOperations(self._shared)
         cache = online_cache(plan, RemoteWriter(self._shared))
         tiers = {name: RemoteTier(handle) for name, handle in self._tiers.items()}
-        service = Service(policies(plan), tiers, cache, calls)
+        service = Service(policies(plan), tiers, room(plan), cache, calls)
         operations = ReplicaOperations(plan.config.serve, calls, service.status, service.gauges)
         service.observer = operations.observer
         running: list[Callable[[], Any]] = [operations.running]
@@ -88,6 +90,15 @@ class Ingress:
             running,
             tells_ids=False,
         )
+
+
+def room(plan: OnlinePlan) -> dict[str, int]:
+    """Requests that a tier's replicas can run, and those that may wait for them.
+
+    Serve's own bound would also count those that are just being handed over.
+    """
+    queued = plan.config.serve.max_queued
+    return {t.name: t.replica_range.max * seqs(t) + queued for t in plan.config.tiers}
 
 
 def online_cache(plan: OnlinePlan, writer: Any) -> OnlineCache | None:
@@ -146,7 +157,8 @@ def _deployment(
         host,
         name=name,
         max_ongoing_requests=at_once,
-        max_queued_requests=config.max_queued,
+        max_queued_requests=_INGRESS_QUEUE if host is Ingress else -1,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=config.retry_after_s),
         graceful_shutdown_timeout_s=config.drain_s,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2.0,

@@ -78,9 +78,11 @@ def _overridden(
 def check(config: str, settings: tuple[str, ...]) -> None:
     """Validate CONFIG and print it with every default written out."""
     from jobs.preflight import check_config
+    from jobs.shared_operations import check_operations
 
     resolved = _overridden(config, settings)
     check_config(resolved, datetime.now(UTC).date())
+    check_operations(resolved.serve)
     click.echo(dump_config(resolved), nl=False)
 
 

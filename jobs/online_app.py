@@ -6,7 +6,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
@@ -22,6 +22,7 @@ from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_LAST_WORDS_S = 5.0
 _TEXTS = {"/v1/completions": "prompt", "/v1/embeddings": "input"}
 _NOT_HERE = ("echo", "suffix", "best_of")
 Running = Callable[[], AbstractAsyncContextManager[None]]
@@ -44,10 +45,14 @@ def build_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            for enter in running:
-                await stack.enter_async_context(enter())
-            yield
+        stack = AsyncExitStack()
+        for enter in running:
+            await stack.enter_async_context(enter())
+        yield
+        # Who should hear the last of it may be gone already.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await stack.aclose()
 
     app = FastAPI(title="nightmill", lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
@@ -181,7 +186,7 @@ class _Api:
         self.check_model(body.get("model", "auto"))
         plain = {k: v for k, v in body.items() if k != "stream_options" and v is not None}
         for name in _NOT_HERE:
-            if plain.pop(name, None) not in (None, False, 1):
+            if plain.pop(name, False) is not False:
                 raise ApiError(400, f"{name}: not supported", "invalid_request_error", param=name)
         if url == "/v1/embeddings" and plain.get("encoding_format") == "base64":
             plain["encoding_format"] = "float"

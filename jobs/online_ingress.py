@@ -21,10 +21,12 @@ from jobs.online_plan import OnlinePlan, policies
 from jobs.online_tiers import RemoteTier, TierReplica
 from jobs.shared_operations import RemoteOperations, SharedOperations
 from pipelines.config_file import dump_config
-from pipelines.keys import digest
+from pipelines.keys import digest, model_revision
 from pipelines.replicas import actor_options, cpu_engines, seqs
 from pipelines.tier import Replicas, Tier, as_range
 
+INGRESS, SHARED, TIER = "nightmill", "nightmill-shared", "nightmill-tier-"
+"""Names of applications; a tier's begins so."""
 _SHARED_AT_ONCE = 10_000
 _INGRESS_AT_ONCE = 10_000
 _INGRESS_QUEUE = 10_000
@@ -66,10 +68,14 @@ class RemoteWriter:
 class Ingress:
     """One process that takes requests."""
 
-    def __init__(
-        self, plan: OnlinePlan, shared: DeploymentHandle, tiers: dict[str, DeploymentHandle]
-    ) -> None:
-        self._plan, self._shared, self._tiers = plan, shared, tiers
+    def __init__(self, plan: OnlinePlan, places: dict[str, str]) -> None:
+        """Args:
+        places: the application of each tier.
+        """
+        self._plan, self._shared = plan, serve.get_deployment_handle("shared", SHARED)
+        self._tiers = {
+            name: serve.get_deployment_handle("tier", place) for name, place in places.items()
+        }
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         plan, calls = self._plan, RemoteOperations(self._shared)
@@ -109,32 +115,52 @@ def online_cache(plan: OnlinePlan, writer: Any) -> OnlineCache | None:
     return OnlineCache(cache, writer, plan.tenant, lambda _: None)
 
 
-def application(plan: OnlinePlan) -> serve.Application:
-    """What `serve.run` deploys; parts that a new configuration leaves as they were stay."""
+def applications(plan: OnlinePlan) -> dict[str, serve.Application]:
+    """All applications of an endpoint by name, in the order in which they must start.
+
+    Each tier is one of its own, named after all that can change its answers: while a new
+    configuration takes over, requests that the old one let in still find the tiers that they were
+    keyed for, and a tier that stays as it was loads no model again.
+    """
     config = plan.config
-    # An unchanged deployment keeps its replicas: a new route must load no model again.
     whole = digest(dump_config(config).encode()).hex()
     shared = _deployment(
         Shared, "shared", whole, Replicas(min=1, max=1), config.serve, _SHARED_AT_ONCE
-    ).bind(plan)
-    tiers = {tier.name: _tier(plan, tier) for tier in config.tiers}
+    )
+    places = {tier.name: _place(plan, tier) for tier in config.tiers}
     ingress = _deployment(
         Ingress, "ingress", whole, as_range(config.serve.replicas), config.serve, _INGRESS_AT_ONCE
     )
-    return ingress.bind(plan, shared, tiers)
+    return {
+        **{places[tier.name]: _tier(plan, tier, places[tier.name]) for tier in config.tiers},
+        SHARED: shared.bind(plan),
+        INGRESS: ingress.bind(plan, places),
+    }
 
 
-def _tier(plan: OnlinePlan, tier: Tier) -> Any:
+def _place(plan: OnlinePlan, tier: Tier) -> str:
+    """The name of the application of a tier."""
     config = plan.config
-    defaults, rate = config.sampling.given(), plan.prices.tiers[tier.name]
-    engines = cpu_engines(config.tiers)
-    version = digest(repr((tier, defaults, rate, engines)).encode()).hex()
-    name = f"tier-{tier.name}"
+    told = (
+        tier, config.sampling.given(), plan.prices.tiers[tier.name], model_revision(tier),
+        cpu_engines(config.tiers), config.serve.drain_s, config.serve.idle_s,
+    )  # fmt: skip
+    return f"{TIER}{tier.name}-{digest(repr(told).encode()).hex()[:12]}"
+
+
+def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
+    config = plan.config
     deployment = _deployment(
-        TierReplica, name, version, tier.replica_range, config.serve, seqs(tier)
+        TierReplica, "tier", place, tier.replica_range, config.serve, seqs(tier)
     )
     options = {k: v for k, v in actor_options(tier).items() if v is not None}
-    return deployment.options(ray_actor_options=options).bind(name, tier, rate, defaults, engines)
+    return deployment.options(ray_actor_options=options).bind(
+        place,
+        tier,
+        plan.prices.tiers[tier.name],
+        config.sampling.given(),
+        cpu_engines(config.tiers),
+    )
 
 
 def _deployment(

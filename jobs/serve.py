@@ -11,8 +11,6 @@ from jobs.online_plan import plan_endpoint
 from pipelines.config import RunConfig
 from pipelines.errors import RunFailure
 
-_APP = "nightmill"
-
 
 def deploy(config: RunConfig) -> str:
     """Start the endpoint, or bring a running one up to date replica by replica; its address.
@@ -24,15 +22,22 @@ def deploy(config: RunConfig) -> str:
     plan = plan_endpoint(config, datetime.now(UTC).date())
     connect()
     from ray import serve as ray_serve
+    from ray.serve.api import RunTarget
 
-    from jobs.online_ingress import application
+    from jobs.online_ingress import INGRESS, TIER, applications
 
     host, port = config.serve.host, config.serve.port
     ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
     try:
-        ray_serve.run(application(plan), name=_APP, route_prefix="/")
+        found = applications(plan)
+        behind = [RunTarget(app, name, None) for name, app in found.items() if name != INGRESS]
+        ray_serve.run_many(behind)
+        ray_serve.run(found[INGRESS], name=INGRESS, route_prefix="/")
     except RuntimeError as error:
         raise RunFailure(f"the endpoint does not come up: {error}") from error
+    for name in ray_serve.status().applications:
+        if name.startswith(TIER) and name not in found:
+            ray_serve.delete(name)
     return f"http://{host}:{port}"
 
 
@@ -40,7 +45,10 @@ def end() -> None:
     """Take in nothing more, finish what was taken in, and stop."""
     from ray import serve as ray_serve
 
-    ray_serve.delete(_APP)
+    from jobs.online_ingress import INGRESS
+
+    # The tiers work on for as long as somebody who was let in may need them.
+    ray_serve.delete(INGRESS)
     ray_serve.shutdown()
 
 

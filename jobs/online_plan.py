@@ -11,6 +11,7 @@ from actors.router import Router
 from jobs.preflight import check_config, keyed_by
 from jobs.route_plans import route_plan
 from jobs.shared_operations import check_operations
+from pipelines.cascade import build_ladder
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
@@ -19,7 +20,6 @@ from pipelines.prices import PriceList
 from pipelines.route_config import Learned
 from pipelines.route_plan import RoutePlan, route_by
 from pipelines.routing import Policy
-from pipelines.shadow import ladder_of
 
 _TENANT = "tenant"
 """Keeps tenants apart where the configuration names no column for that."""
@@ -78,14 +78,14 @@ def plan_endpoint(config: RunConfig, today: date) -> OnlinePlan:
 def policies(plan: OnlinePlan) -> Policies:
     """What decides about rows in one process; loads the model of a learned route."""
     config = plan.config
-    route, asked = route_by(config.route, plan.route_plan), config.route
+    route = route_by(config.route, plan.route_plan)
     learned: Policy | None = None
     if isinstance(route, Learned) and plan.route_plan is not None:
         embedding = route.embedding
         learned = LearnedPolicy(
             plan.route_plan, route.cheap, route.strong, lambda: Embedder(embedding).embed
         )
-    ladder = ladder_of(route, asked)
+    ladder = build_ladder(route)
     return Policies(
         dialect=plan.dialect,
         policy=plan.policy,

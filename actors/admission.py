@@ -66,7 +66,13 @@ class Admission:
         admitted: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
         self._room.add(Ticket(expected, next(self._numbers), prefix, request, admitted))
         self._let_in_soon()
-        answer = await admitted
+        try:
+            answer = await admitted
+        except asyncio.CancelledError:
+            # It may have been let in while the news that nobody waits was on its way.
+            if admitted.done() and not admitted.cancelled() and admitted.result() is None:
+                self.leave()
+            raise
         return Admitted(self, prefix, limit) if answer is None else answer
 
     def leave(self) -> None:

@@ -16,7 +16,7 @@ from actors.admission import Admitted
 from actors.api_client import Connection
 from actors.api_reading import Unusable
 from actors.api_rows import APIRows
-from actors.engine import Answer
+from actors.engine import Answer, Say
 from actors.provider_batches import BatchFailed, ProviderBatches
 from pipelines.api_faults import status_fault
 from pipelines.api_tier import API
@@ -68,7 +68,7 @@ class BatchEngine(APIRows):
         self._found = await self._batches.earlier()
         self.admission.open(self._limits.max_rows)
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         admitted = await self.admission.enter(request)
         if not isinstance(admitted, Admitted):
             return admitted

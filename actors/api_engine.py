@@ -14,7 +14,7 @@ from actors.admission import Admitted
 from actors.api_client import Connection, Reply
 from actors.api_reading import Unusable
 from actors.api_rows import APIRows
-from actors.engine import Answer
+from actors.engine import Answer, Say
 from actors.rate_limits import LocalLimits, Queue, RateLimitCalls
 from pipelines.api_faults import Breaker, Fault, failure_fault, wait_s
 from pipelines.api_tier import API
@@ -65,7 +65,7 @@ class APIEngine(APIRows):
         gc.freeze()
         self.admission.open(_ADMITTED * self._config.concurrency)
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         """Raises: RunFailure if every row would fail alike, as without a valid key."""
         admitted = await self.admission.enter(request)
         if not isinstance(admitted, Admitted):

@@ -6,7 +6,7 @@ import math
 import re
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,11 +55,32 @@ class Answer:
     scores: str | None = None
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Some more of an answer's text, on its way.
+
+    Attributes:
+        choice: which of the answer's choices it belongs to.
+        logprobs: of its tokens, in OpenAI's chat format, where they were asked for.
+    """
+
+    choice: int
+    text: str
+    logprobs: dict[str, Any] | None = None
+
+
+Say = Callable[[Piece], None]
+
+
 class Engine(Protocol):
     """Answers requests. Lives on one event loop and is never called from another.
 
     `answer` does not raise for anything that one request brings about; that is an `Answer`
     with a `problem`. It raises only when the engine cannot be used at all, which ends the run.
+    Cancelled, it frees what the request held.
+
+    It may tell `say` of pieces as they come. They are a part of the answer that it returns, which
+    is whole in any case: an engine that cannot stream says nothing.
     """
 
     model: str
@@ -75,7 +96,7 @@ class Engine(Protocol):
         """A problem that can be told without the model. A run of such rows loads none."""
         ...
 
-    async def answer(self, request: Request) -> Answer: ...
+    async def answer(self, request: Request, say: Say | None = None) -> Answer: ...
 
     def speculation_report(self) -> dict[str, Any]:
         """What it drafted so far; empty if it does not speculate."""
@@ -107,19 +128,35 @@ class ScriptedEngine:
             return RowProblem("unsupported", f"{asked[0]}: the scripted engine answers plain text")
         return None
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         admitted = await self.admission.enter(request)
         if not isinstance(admitted, Admitted):
             return admitted
+        answer = self._scripted(request)
         with admitted:
             name, started = str(next(self._ids)), time.monotonic_ns()
             self.clock.admit(name, 1, started)
-            if self._config.delay_s:
-                await asyncio.sleep(self._config.delay_s)
-            ended = time.monotonic_ns()
-            engine_ns = self.clock.finish(name, 1, ended)
-        seconds = (ended - started) / 1e9
-        return replace(self._scripted(request), engine_ns=engine_ns, ttft_s=seconds, e2e_s=seconds)
+            try:
+                first = await self._said(answer, say)
+            finally:
+                ended = time.monotonic_ns()
+                engine_ns = self.clock.finish(name, 1, ended)
+        ttft_s, e2e_s = (first - started) / 1e9, (ended - started) / 1e9
+        return replace(answer, engine_ns=engine_ns, ttft_s=ttft_s, e2e_s=e2e_s)
+
+    async def _said(self, answer: Answer, say: Say | None) -> int:
+        """Take the time that the answer takes, a word after the other; when the first came."""
+        silent = say is None or not answer.response or answer.token_logprobs
+        words = [] if silent else (answer.response or "").split(" ")
+        first = 0
+        for i, word in enumerate(words):
+            await asyncio.sleep(self._config.delay_s / len(words))
+            first = first or time.monotonic_ns()
+            assert say is not None
+            say(Piece(0, word if i == 0 else f" {word}"))
+        if not words and self._config.delay_s:
+            await asyncio.sleep(self._config.delay_s)
+        return first or time.monotonic_ns()
 
     def _scripted(self, request: Request) -> Answer:
         text = request.last_user_text

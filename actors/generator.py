@@ -1,28 +1,26 @@
 """The generate step: a tier's engine answers the rows that are its own."""
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from actors.engine import Answer, Engine
+from actors.engine import Answer, Engine, Say
 from actors.meter import Grant
 from pipelines.cost import token_cost
 from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
-from pipelines.requests import Request, text_of
+from pipelines.requests import Request
 from pipelines.schema import BEYOND_TEXT, patch
 from pipelines.tier import Tier
 from pipelines.waiting import rows_for_tier
+from pipelines.worst_case import worst_nusd
 
 _WAIT_FOR_BUDGET_S = 0.1
-_TEMPLATE_TOKENS = 64
-_TOOL_SPACE = 4
 
 
 class Meter(Protocol):
@@ -84,21 +82,47 @@ class Generator:
             return table
         rows = table.select(["_request", "_asked", "_work"]).take(at).to_pylist()
         requests = [Request.from_json(row["_asked"] or row["_request"]) for row in rows]
+        answers = await self.answers(requests)
+        work = [
+            [*(row["_work"] or ()), *self.work(answer)]
+            for row, answer in zip(rows, answers, strict=True)
+        ]
+        told = [answered(answer, self._engine.model) for answer in answers]
+        columns = {name: [row[name] for row in told] for name in told[0]}
+        return patch(table, at, {**columns, "_work": work})
+
+    async def answers(
+        self, requests: Sequence[Request], say: Say | None = None
+    ) -> list[Answer | None]:
+        """The answers, in order; None where the budget does not allow one.
+
+        Args:
+            say: is told pieces of them, as for `Engine.answer`.
+        """
         refusals = [self._engine.refuse(request) for request in requests]
         # Rows wait at the engine's door while it loads, where other replicas may take them.
         pairs = zip(requests, refusals, strict=True)
-        answering = asyncio.gather(*(self._answer(*pair) for pair in pairs))
+        answering = asyncio.gather(*(self._answer(*pair, say) for pair in pairs))
         if None in refusals:
             await self._while_loading(answering)
         answers = await answering
         self._meter.settle(self._name, 0, self._unsettled_nusd)
         self._unsettled_nusd = 0
         self.report()
-        work = [
-            (row["_work"] or []) + ([self._work(answer)] if answer else [])
-            for row, answer in zip(rows, answers, strict=True)
+        return answers
+
+    def work(self, answer: Answer | None) -> list[dict[str, Any]]:
+        """What the tier did for a row, as a line of its bill; none if it was not let in."""
+        if answer is None:
+            return []
+        return [
+            {
+                "tier": self.tier.name,
+                **asdict(answer.usage),
+                "engine_ns": answer.engine_ns,
+                "attempt_id": self._attempt_id,
+            }
         ]
-        return patch(table, at, {**self._columns(answers), "_work": work})
 
     async def _while_loading(self, answering: "asyncio.Future[Any]") -> None:
         try:
@@ -141,36 +165,25 @@ class Generator:
         await self._engine.start()
         self._load_ns = time.monotonic_ns() - began
 
-    async def _answer(self, request: Request, refusal: RowProblem | None) -> Answer | None:
+    async def _answer(
+        self, request: Request, refusal: RowProblem | None, say: Say | None
+    ) -> Answer | None:
         """The answer, or None if the budget does not allow one."""
         if refusal is not None:
             return Answer(problem=refusal, attempts=0)
         if not self._metered:
-            answer = await self._engine.answer(request)
+            answer = await self._engine.answer(request, say)
             self._unsettled_nusd += self._count(answer)
             return answer
-        reserved = self._worst_case(request)
+        reserved = worst_nusd(request, self._defaults, self._rate)
         async with self._gate:
             while (grant := await self._meter.reserve(self._name, reserved)) == "wait":
                 await asyncio.sleep(_WAIT_FOR_BUDGET_S)
         if grant == "closed":
             return None
-        answer = await self._engine.answer(request)
+        answer = await self._engine.answer(request, say)
         self._meter.settle(self._name, reserved, self._count(answer))
         return answer
-
-    def _worst_case(self, request: Request) -> int:
-        """Nano-dollars that the row cannot exceed: a token is at least one byte."""
-        if isinstance(self._rate, HourRate):
-            return 0
-        fields = {**self._defaults, **request.sampling}
-        text = "".join(text_of(m.get("content")) for m in request.messages)
-        prompt = len(text.encode()) + _TEMPLATE_TOKENS * len(request.messages)
-        if "tools" in fields:
-            # A template may indent them; nothing makes them more than a few times as long.
-            prompt += _TOOL_SPACE * len(json.dumps(fields["tools"]))
-        limit = fields.get("max_tokens", 1 << 17) * fields.get("n", 1)
-        return (prompt * self._rate.input + limit * self._rate.output) // 10**6 + 1
 
     def _count(self, answer: Answer) -> int:
         """Count the answer's tokens; returns what they cost by the token, in nano-dollars."""
@@ -179,34 +192,26 @@ class Generator:
         self._token_nusd += nusd
         return nusd
 
-    def _columns(self, answers: list[Answer | None]) -> dict[str, list[object]]:
-        done = [a or Answer() for a in answers]
-        statuses: list[object] = [
-            "pending" if a is None else "error" if a.problem else "ok" for a in answers
-        ]
-        return {
-            "status": statuses,
-            "source": ["generated" if s == "ok" else None for s in statuses],
-            "response": [a.response for a in done],
-            "finish_reason": [a.finish_reason for a in done],
-            "model": [self._engine.model] * len(done),
-            "prompt_tokens": [a.usage.prompt_tokens for a in done],
-            "cached_prompt_tokens": [a.usage.cached_prompt_tokens for a in done],
-            "completion_tokens": [a.usage.completion_tokens for a in done],
-            "attempts": [a.attempts for a in done],
-            "ttft_s": [a.ttft_s for a in done],
-            "e2e_s": [a.e2e_s for a in done],
-            "draft_tokens": [a.draft_tokens for a in done],
-            "accepted_tokens": [a.accepted_tokens for a in done],
-            "error_kind": [a.problem.kind if a.problem else None for a in done],
-            "error": [a.problem.message if a.problem else None for a in done],
-            **{name: [getattr(a, name) for a in done] for name in BEYOND_TEXT.names},
-        }
 
-    def _work(self, answer: Answer) -> dict[str, Any]:
-        return {
-            "tier": self.tier.name,
-            **asdict(answer.usage),
-            "engine_ns": answer.engine_ns,
-            "attempt_id": self._attempt_id,
-        }
+def answered(answer: Answer | None, model: str) -> dict[str, Any]:
+    """What an answer fills in on its row; pending if there is none."""
+    done = answer or Answer()
+    status = "pending" if answer is None else "error" if done.problem else "ok"
+    return {
+        "status": status,
+        "source": "generated" if status == "ok" else None,
+        "response": done.response,
+        "finish_reason": done.finish_reason,
+        "model": model,
+        "prompt_tokens": done.usage.prompt_tokens,
+        "cached_prompt_tokens": done.usage.cached_prompt_tokens,
+        "completion_tokens": done.usage.completion_tokens,
+        "attempts": done.attempts,
+        "ttft_s": done.ttft_s,
+        "e2e_s": done.e2e_s,
+        "draft_tokens": done.draft_tokens,
+        "accepted_tokens": done.accepted_tokens,
+        "error_kind": done.problem.kind if done.problem else None,
+        "error": done.problem.message if done.problem else None,
+        **{name: getattr(done, name) for name in BEYOND_TEXT.names},
+    }

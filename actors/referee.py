@@ -57,14 +57,20 @@ class Referee:
         changed = {
             place: new
             for place, row, right in zip(at, rows, labels, strict=True)
-            if (new := self._of(row, right))
+            if (new := self.ruling(row, right))
         }
         names = [*_ANSWER, *_PLACE]
         values = {name: [row[name] for row in changed.values()] for name in names}
         return patch(table, list(changed), values)
 
-    def _of(self, row: Row, label: Any) -> Row | None:
-        """The row with all that changes; None if nothing does."""
+    def may_stream(self, row: Row) -> bool:
+        """Whether the tier's answer is this row's, whatever it says."""
+        if self._ladder is None or row["_step"] is None:
+            return True
+        return self._ladder.is_last(row["_step"], row["_turn"])
+
+    def ruling(self, row: Row, label: Any = None) -> Row | None:
+        """The row with all that changes; None if nothing does, and its answer is its last."""
         if row["status"] == "pending":
             return None
         if row["error_kind"] == _OUT and self._tier.fallback is not None:

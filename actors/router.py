@@ -1,5 +1,8 @@
 """The route step's host: a policy with what it needs in memory."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pyarrow as pa
 
 from pipelines.requests import Request
@@ -7,6 +10,11 @@ from pipelines.route_config import Route
 from pipelines.routing import Candidate, Decision, Policy, build_policy
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
+
+_PLACE = (
+    "tier", "route_score", "route_reason", "escalations", "_step", "_turn", "_asked",
+)  # fmt: skip
+"""What routing says of a row."""
 
 
 class Router:
@@ -30,21 +38,27 @@ class Router:
         names = [n for n in policy.columns if n in table.column_names]
         rows = table.select(["_request", *names]).take(at).to_pylist()
         candidates = [Candidate(Request.from_json(row["_request"]), row) for row in rows]
-        decided = policy.decide(candidates)
-        decisions = [
-            Decision(c.request.tier, "named by the row") if c.request.tier else d
+        places = self.places(candidates, instead)
+        return patch(table, at, {name: [place[name] for place in places] for name in _PLACE})
+
+    def places(
+        self, candidates: Sequence[Candidate], instead: Policy | None = None
+    ) -> list[dict[str, Any]]:
+        """Where each goes: values of the columns `_PLACE`."""
+        decided = (instead or self._policy).decide(candidates)
+        return [
+            _place(Decision(c.request.tier, "named by the row") if c.request.tier else d)
             for c, d in zip(candidates, decided, strict=True)
         ]
-        return patch(
-            table,
-            at,
-            {
-                "tier": [d.tier for d in decisions],
-                "route_score": [d.score for d in decisions],
-                "route_reason": [d.reason for d in decisions],
-                "escalations": [0] * len(at),
-                "_step": [d.step for d in decisions],
-                "_turn": [d.turn for d in decisions],
-                "_asked": [d.asked.to_json() if d.asked else None for d in decisions],
-            },
-        )
+
+
+def _place(decision: Decision) -> dict[str, Any]:
+    return {
+        "tier": decision.tier,
+        "route_score": decision.score,
+        "route_reason": decision.reason,
+        "escalations": 0,
+        "_step": decision.step,
+        "_turn": decision.turn,
+        "_asked": decision.asked.to_json() if decision.asked else None,
+    }

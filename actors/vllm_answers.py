@@ -61,7 +61,7 @@ class Reader:
             problem = RowProblem("parser", f"the answer could not be parsed ({error!r})")
             return Answer(response=outputs[0].text, problem=problem)
         choices = [
-            _choice(i, message, output, self._logprobs(ask, output))
+            _choice(i, message, output, self.logprobs(ask, output))
             for i, (message, output) in enumerate(zip(messages, outputs, strict=True))
         ]
         # The first is the row's response; several stand beside it in full.
@@ -74,6 +74,10 @@ class Reader:
             token_logprobs=_json(choices[0]["logprobs"]),
         )
 
+    def parses(self, ask: Ask) -> bool:
+        """Whether an answer's text has more in it than its content."""
+        return ask.chat is not None and self._parser is not None
+
     def message(self, ask: Ask, text: str, token_ids: Sequence[int]) -> Message:
         """One completion's text, taken apart by the tier's parsers."""
         if ask.chat is None or self._parser is None:
@@ -85,7 +89,7 @@ class Reader:
         )
         return Message(content, reasoning, [_call(call) for call in calls or ()])
 
-    def _logprobs(self, ask: Ask, output: "CompletionOutput") -> dict[str, Any] | None:
+    def logprobs(self, ask: Ask, output: "CompletionOutput") -> dict[str, Any] | None:
         """OpenAI's chat format: the chosen token of each place, and the likeliest ones."""
         if output.logprobs is None:
             return None

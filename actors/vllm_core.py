@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from actors.vllm_requests import Ask
+from actors.vllm_speech import Speech
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams
@@ -20,11 +21,13 @@ class Generation:
     """One request on its way through the engine, over the deaths that it lives to see.
 
     Attributes:
+        speech: where the answer is said while it comes; None where nobody listens.
         generated: tokens that dead engines left; the next goes on after them.
         engine_ns: what they cost.
     """
 
     ask: Ask
+    speech: Speech | None = None
     generated: list[int] = field(default_factory=list)
     engine_ns: int = 0
 
@@ -32,7 +35,7 @@ class Generation:
     def resumable(self) -> bool:
         """Whether what comes after some tokens does not depend on who generated them."""
         p = self.ask.params
-        return self.ask.generates and not (
+        return self.ask.generates and self.speech is None and not (
             p.stop or p.bad_words or p.seed is not None or p.n > 1 or p.logprobs is not None
             or p.structured_outputs or p.presence_penalty or p.frequency_penalty
             or p.repetition_penalty != 1.0
@@ -41,6 +44,8 @@ class Generation:
     def rest(self) -> "SamplingParams | PoolingParams":
         """The parameters for what is still to be generated."""
         params = self.ask.params
+        if self.speech is not None:
+            return self.speech.spoken(params)
         if not self.generated:
             return params
         rest = params.clone()

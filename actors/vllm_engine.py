@@ -6,11 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import Any
 
 from actors.admission import Admission, Admitted
-from actors.engine import Answer
+from actors.engine import Answer, Say
 from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
@@ -19,6 +20,7 @@ from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_l
 from actors.vllm_loading import load
 from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
 from actors.vllm_requests import Ask, Translator
+from actors.vllm_speech import Speech
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
 from pipelines.errors import RowProblem, RunFailure
@@ -112,7 +114,7 @@ class VLLMEngine:
     def refuse(self, request: Request) -> RowProblem | None:
         return refusal(self._config, request, self._defaults) or self._context.refuse(request)
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         admitted = await self.admission.enter(request)
         if not isinstance(admitted, Admitted):
             return admitted
@@ -121,10 +123,16 @@ class VLLMEngine:
             prepared = await self._prepare(request)
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
-            answer = await self._generate(Generation(prepared))
+            answer = await self._generate(Generation(prepared, self._speech(prepared, say)))
             if answer.problem is None:
                 admitted.answered(answer.usage.completion_tokens // prepared.choices)
             return answer
+
+    def _speech(self, ask: Ask, say: Say | None) -> Speech | None:
+        """None where the text must be whole before anybody knows what of it is the answer."""
+        if say is None or not ask.generates or self._reader.parses(ask):
+            return None
+        return Speech(say, partial(self._reader.logprobs, ask))
 
     async def forget_prefixes(self) -> None:
         """Empty the prefix cache, so that a row costs the second time what it cost the first."""
@@ -187,6 +195,9 @@ class VLLMEngine:
                     return Answer(problem=problem, attempts=attempt)
                 except EngineDeadError:
                     await self._restart(llm, alone)
+            if generation.speech and generation.speech.begun:
+                problem = RowProblem("engine", "the engine died in the middle of this answer")
+                return Answer(problem=problem, attempts=attempt)
             if alone:
                 break
         problem = RowProblem(
@@ -199,6 +210,7 @@ class VLLMEngine:
         from vllm.inputs.engine import tokens_input
 
         llm, name, ask = self._llm, str(next(self._ids)), generation.ask
+        speech = generation.speech
         submit = llm.generate if ask.generates else llm.encode
         started = time.monotonic_ns()
         prompt = ask.tokens + generation.generated
@@ -212,7 +224,7 @@ class VLLMEngine:
             async for output in submit(
                 tokens_input(prompt), generation.rest(), name, **ask.options
             ):
-                final = output
+                final = output if speech is None else speech.heard(output)
         finally:
             # Also when it failed: the time that it took was not free.
             computed = len(prompt) - (final.num_cached_tokens or 0) if final else 0

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from jobs.cache_cli import cache
+from jobs.key_cli import key
 from jobs.options import run_options, set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
@@ -60,6 +61,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(key)
 
 
 def _overridden(
@@ -80,9 +82,11 @@ def _overrides(settings: tuple[str, ...], given: dict[str, Any]) -> dict[str, An
 def check(config: str, settings: tuple[str, ...]) -> None:
     """Validate CONFIG and print it with every default written out."""
     from jobs.preflight import check_config
+    from jobs.shared_operations import check_operations
 
     resolved = _overridden(config, settings)
     check_config(resolved, datetime.now(UTC).date())
+    check_operations(resolved.serve)
     click.echo(dump_config(resolved), nl=False)
 
 
@@ -251,6 +255,28 @@ def nightly(
     else:
         print_report(report, out)
     sys.exit(report.exit_code)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
+@click.option("--host", help="Where to listen; 0.0.0.0 lets other machines ask too.")
+@click.option("--port", type=int, help="The port to listen on.")
+@click.option("--address", help="The Ray cluster to serve on; by default this machine alone.")
+@set_option
+def serve(
+    config: str,
+    host: str | None,
+    port: int | None,
+    address: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Answer requests over HTTP, as OpenAI's API, until Ctrl-C; a SIGHUP reads CONFIG again."""
+    from jobs.serve import serve_until_stopped
+
+    if address is not None:
+        os.environ["RAY_ADDRESS"] = address
+    given = {"serve.host": host, "serve.port": port}
+    serve_until_stopped(partial(_overridden, config, settings, given), err.print)
 
 
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:

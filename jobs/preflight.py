@@ -131,7 +131,7 @@ def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
         ignore_model=config.input.ignore_model,
         tiers=tuple(tier.name for tier in config.tiers),
         defaults=config.sampling.given(),
-        keyed_by=_keyed_by(config),
+        keyed_by=keyed_by(config),
     )
     schema = _inspect(files, blocks, dialect, fs)
     check_columns(schema, dialect)
@@ -144,7 +144,7 @@ def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
     return Plan(config, dialect, versions, blocks, schema, policy, prices, learned)
 
 
-def _keyed_by(config: RunConfig) -> tuple[str, ...]:
+def keyed_by(config: RunConfig) -> tuple[str, ...]:
     """Columns that keep rows apart: what routing looks at, and the tenant."""
     tenant = config.input.columns.tenant
     return (*columns_of(config.route), *((tenant,) if tenant else ()))

@@ -95,7 +95,8 @@ class RunStages:
         return Stage(
             EngineHost,
             arguments,
-            replicas=tier.replica_range.min,
+            # Its model is not loaded before its first row.
+            replicas=max(tier.replica_range.min, 1),
             max_replicas=tier.replica_range.max,
             blocks_in_flight=blocks_in_flight(
                 tier, block_rows, [plan.engine_args for plan in plans]

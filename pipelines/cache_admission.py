@@ -1,5 +1,6 @@
 """What of a finished block later runs may be served."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -55,6 +56,14 @@ def admissible(
         pa.Table.from_pylist(entries, schema=ENTRY),
         _questions(findable, created_at) if findable else None,
     )
+
+
+def is_admissible(row: Mapping[str, Any]) -> bool:
+    """Whether `admissible` keeps a row's answer."""
+    plain = all(row[name] is None for name in BEYOND_TEXT.names)
+    generated = row["status"] == "ok" and row["source"] == "generated"
+    kept = generated and row["response"] is not None and row["fallback_from"] is None
+    return bool(kept and plain and row["_shareable"])
 
 
 def _entry(row: dict[str, Any], created_at: datetime, tenant: str | None) -> dict[str, Any]:

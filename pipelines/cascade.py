@@ -97,6 +97,10 @@ class Ladder(Protocol):
 
     def after(self, given: Given) -> Next | Done: ...
 
+    def is_last(self, step: int, turn: str) -> bool:
+        """Whether what comes of this turn is the row's answer, whatever it is."""
+        ...
+
 
 def build_ladder(route: Route) -> Ladder | None:
     """The ladder that a route describes; None where one tier's answer is the end of it.
@@ -120,6 +124,9 @@ class GatekeeperLadder:
     def first(self, request: Request) -> Next:
         asked = grade_of_prompt(self._config.guide, request)
         return Next(self._config.tier, 0, GRADE, asked, reason="to be graded")
+
+    def is_last(self, step: int, turn: str) -> bool:
+        return turn == ANSWER
 
     def after(self, given: Given) -> Next | Done:
         if given.turn == ANSWER:
@@ -159,6 +166,9 @@ class CascadeLadder:
 
     def first(self, request: Request) -> Next:
         return replace(self._answering(0, request), reason="cascade")
+
+    def is_last(self, step: int, turn: str) -> bool:
+        return step == len(self._steps) and turn == ANSWER
 
     def after(self, given: Given) -> Next | Done:
         if given.step == len(self._steps):

@@ -15,6 +15,7 @@ from pipelines.nightly_config import Nightly
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
 from pipelines.route_config import Calibrated, Route, tiers_named
 from pipelines.section import Section
+from pipelines.serve_config import Serve
 from pipelines.submit_config import Submit
 from pipelines.tier import Replicas, Tier
 from pipelines.tier_order import in_order
@@ -152,6 +153,7 @@ class RunConfig(Section):
     claim_shards: PositiveInt = Field(1, description="actors that share the claimed keys")
     routers: PositiveInt = Field(1, description="actors in the router pool")
     nightly: Nightly | None = Field(None, description="what `nightmill nightly` runs, and when")
+    serve: Serve = Serve()
 
     @model_validator(mode="after")
     def names_resolve(self) -> "RunConfig":

@@ -20,6 +20,12 @@ from pipelines.schema import TRAVELLING, empty_columns, patch
 
 # Fields of an OpenAI-batch body that cannot change an answer, and model, which is the tier.
 _IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
+_TEXT_MEMBERS = {
+    "/v1/chat/completions": "messages",
+    "/v1/completions": "prompt",
+    "/v1/embeddings": "input",
+}
+"""Of an OpenAI-batch body, by url: the member that holds the text."""
 _CHAT, _EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
 
@@ -63,9 +69,9 @@ class Dialect:
         if not isinstance(body, dict):
             return RowProblem("invalid_row", "body must be an object")
         url = row.get("url") or _CHAT
-        if url not in (_CHAT, _EMBEDDINGS):
-            return RowProblem("unsupported", f"url {url!r}: only {_CHAT} and {_EMBEDDINGS}")
-        text = "messages" if url == _CHAT else "input"
+        text = _TEXT_MEMBERS.get(url)
+        if text is None:
+            return RowProblem("unsupported", f"url {url!r}: only {', '.join(_TEXT_MEMBERS)}")
         known = {text, *REQUEST_FIELDS, *_IGNORED_BODY_FIELDS}
         if unknown := sorted(body.keys() - known):
             return RowProblem("unsupported", f"body.{unknown[0]} is not supported")
@@ -80,9 +86,10 @@ class Dialect:
         tier = model if model in self.tiers else None
         if url == _CHAT:
             return check(None, body.get("messages", ()), fields, tier)
-        # It says that an embedding is wanted, for a tier that would answer with text to refuse.
-        fields["encoding_format"] = fields.get("encoding_format") or "float"
-        return check(body.get("input"), None, fields, tier)
+        if url == _EMBEDDINGS:
+            # It says that an embedding is wanted, for a tier that would answer with text to refuse.
+            fields["encoding_format"] = fields.get("encoding_format") or "float"
+        return check(body.get(text), None, fields, tier)
 
 
 def read_block(

@@ -1,6 +1,8 @@
 """OpenAI-batch results: the same output and error files that the hosted service gives back."""
 
 import json
+from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ from pipelines.storage import Directory
 OUTPUT_FILE = "batch_output.jsonl"
 ERROR_FILE = "batch_errors.jsonl"
 _COLUMNS = [
-    "custom_id", "row_id", "request_key", "status", "response", "finish_reason", "model",
+    "custom_id", "url", "row_id", "request_key", "status", "response", "finish_reason", "model",
     "prompt_tokens", "cached_prompt_tokens", "completion_tokens", "error_kind", "error",
     *BEYOND_TEXT.names,
 ]  # fmt: skip
@@ -43,18 +45,30 @@ def batch_line(row: dict[str, Any]) -> dict[str, Any]:
     line["response"] = {
         "status_code": 200,
         "request_id": row["request_key"],
-        "body": _chat_body(row) if row["embedding"] is None else _embedding_body(row),
+        "body": answer_body(row),
     }
     return line
 
 
-def _chat_body(row: dict[str, Any]) -> dict[str, Any]:
+def answer_body(row: Mapping[str, Any]) -> dict[str, Any]:
+    """An answered row as the endpoint `url` of OpenAI's API would give it back."""
+    if row["embedding"] is not None:
+        return _embedding_body(row)
+    choices = json.loads(row["choices"]) if row["choices"] else [_choice(row)]
+    if row.get("url") == "/v1/completions":
+        return _text_body(row, "cmpl", "text_completion", [_as_text(c) for c in choices])
+    return _text_body(row, "chatcmpl", "chat.completion", choices)
+
+
+def _text_body(
+    row: Mapping[str, Any], prefix: str, kind: str, choices: list[dict[str, Any]]
+) -> dict[str, Any]:
     prompt, completion = row["prompt_tokens"], row["completion_tokens"]
     return {
-        "id": f"chatcmpl-{row['row_id']}",
-        "object": "chat.completion",
+        "id": f"{prefix}-{row['row_id']}",
+        "object": kind,
         "model": row["model"],
-        "choices": json.loads(row["choices"]) if row["choices"] else [_choice(row)],
+        "choices": choices,
         "usage": {
             "prompt_tokens": prompt,
             "completion_tokens": completion,
@@ -64,7 +78,7 @@ def _chat_body(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _choice(row: dict[str, Any]) -> dict[str, Any]:
+def _choice(row: Mapping[str, Any]) -> dict[str, Any]:
     message = {"role": "assistant", "content": row["response"]}
     if row["reasoning"] is not None:
         message["reasoning_content"] = row["reasoning"]
@@ -76,7 +90,34 @@ def _choice(row: dict[str, Any]) -> dict[str, Any]:
     return choice
 
 
-def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
+def _as_text(choice: dict[str, Any]) -> dict[str, Any]:
+    """A chat's choice as one of a completion."""
+    told = {
+        "index": choice["index"],
+        "text": choice["message"].get("content"),
+        "finish_reason": choice["finish_reason"],
+    }
+    return {**told, "logprobs": text_logprobs(choice.get("logprobs"))}
+
+
+def text_logprobs(chat: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Logprobs of a chat's choice in the older format of completions."""
+    if chat is None:
+        return None
+    content = chat["content"]
+    ends = list(accumulate((len(entry["token"]) for entry in content), initial=0))
+    return {
+        "tokens": [entry["token"] for entry in content],
+        "token_logprobs": [entry["logprob"] for entry in content],
+        "top_logprobs": [
+            {top["token"]: top["logprob"] for top in entry.get("top_logprobs", ())}
+            for entry in content
+        ],
+        "text_offset": ends[:-1],
+    }
+
+
+def _embedding_body(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "object": "list",
         "model": row["model"],
@@ -86,5 +127,7 @@ def _embedding_body(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rows(table: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = table.select(_COLUMNS).to_pylist()
+    # Lines need not say their url.
+    columns = [name for name in _COLUMNS if name in table.column_names]
+    rows: list[dict[str, Any]] = table.select(columns).to_pylist()
     return rows

@@ -83,13 +83,18 @@ def blocks_in_flight(tier: Tier, block_rows: int, planned: Sequence[Mapping[str,
         return _blocks(tier.engine.concurrency, block_rows)
     if not isinstance(tier.engine, VLLM):
         return 4
+    return _blocks(seqs(tier, planned), block_rows)
+
+
+def seqs(tier: Tier, planned: Sequence[Mapping[str, Any]] = ()) -> int:
+    """Requests that one replica runs at once."""
+    if isinstance(tier.engine, API):
+        return tier.engine.concurrency
+    if not isinstance(tier.engine, VLLM):
+        return tier.engine.max_num_seqs
     most = max((args.get("max_num_seqs", 0) for args in planned), default=0)
-    seqs = (
-        tier.engine.engine_args.get("max_num_seqs")
-        or most
-        or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS)
-    )
-    return _blocks(int(seqs), block_rows)
+    stated = tier.engine.engine_args.get("max_num_seqs")
+    return int(stated or most or (_GPU_SEQS if tier.num_gpus else _CPU_SEQS))
 
 
 def _blocks(at_once: int, block_rows: int) -> int:

@@ -87,6 +87,9 @@ class ShadowLadder:
             return Next(self._route.cheap, 0)
         return self._inner.first(request)
 
+    def is_last(self, step: int, turn: str) -> bool:
+        return step > 0 and (self._inner is None or self._inner.is_last(step, turn))
+
     def after(self, given: Given) -> Next | Done:
         if given.turn == SHADOW:
             return self._compared(given)

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from math import ceil, prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from pipelines.api_tier import API
 from pipelines.errors import ErrorKind
@@ -132,7 +139,9 @@ PARALLEL_SIZES = ("tensor_parallel_size", "pipeline_parallel_size", "data_parall
 class Replicas(Section):
     """A pool that grows while rows wait and shrinks when replicas idle."""
 
-    min: PositiveInt = 1
+    min: NonNegativeInt = Field(
+        1, description="with 0 an endpoint ends idle replicas; a run starts one, without its model"
+    )
     max: PositiveInt
 
     @model_validator(mode="after")

@@ -1,7 +1,7 @@
 import asyncio
 import time
 
-from actors.engine import Answer, ScriptedEngine
+from actors.engine import Answer, Say, ScriptedEngine
 from actors.exchange import Exchange, Loan, Trader
 from pipelines.requests import Request
 from pipelines.tier import Scripted
@@ -56,7 +56,7 @@ def test_rows_of_a_borrower_that_died_are_answered_at_home(monkeypatch) -> None:
 class Unusable(ScriptedEngine):
     """An engine that starts and then can answer nothing."""
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: Request, say: Say | None = None) -> Answer:
         raise RuntimeError("no engine")
 
 

@@ -219,13 +219,21 @@ def test_openai_batch_input_may_ask_for_embeddings(make_config: MakeConfig) -> N
     rows = [
         {"custom_id": "a", **url, "body": {"model": "auto", "input": "x", "dimensions": 8}},
         {"custom_id": "b", **url, "body": {"model": "auto", "input": ["x", "y"]}},
-        {"custom_id": "c", "url": "/v1/completions", "body": {"prompt": "x"}},
+        {"custom_id": "c", "url": "/v1/moderations", "body": {"input": "x"}},
     ]
     table = taken(make_config, rows)
     request = Request.from_json(table["_request"].to_pylist()[0])
     assert request.messages == [{"role": "user", "content": "x"}]
     assert request.sampling == {"dimensions": 8, "encoding_format": "float"}
     assert table["error_kind"].to_pylist() == [None, "invalid_row", "unsupported"]
+
+
+def test_a_completions_prompt_is_asked_as_a_prompt_is(make_config: MakeConfig) -> None:
+    rows = [{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "x", "max_tokens": 5}}]
+    table = taken(make_config, rows)
+    plain = taken(make_config, [{"prompt": "x", "max_tokens": 5}])
+    assert table["error_kind"].to_pylist() == [None]
+    assert table["request_key"] == plain["request_key"]
 
 
 NESTED: dict[str, Any] = {

@@ -49,3 +49,10 @@ def test_a_plain_answer_shows_nothing_else() -> None:
     answered = body(response="x", finish_reason="stop")
     assert answered["choices"][0]["message"] == {"role": "assistant", "content": "x"}
     assert not set(answered) & set(BEYOND_TEXT.names) - {"choices"}
+
+
+def test_a_completion_is_text() -> None:
+    answered = body(url="/v1/completions", response="x", finish_reason="stop")
+    assert answered["object"] == "text_completion"
+    assert answered["choices"] == [{"index": 0, "text": "x", "finish_reason": "stop"}]
+    assert answered["usage"]["total_tokens"] == 5

@@ -6,6 +6,7 @@ from conftest import ROOT
 from pipelines.config import RunConfig
 from pipelines.distill_config import DistillConfig
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from pipelines.operations import Operations
 from pipelines.requests import REQUEST_FIELDS
 from pipelines.schema import RESULT
 from pipelines.tier import VLLM, Tier
@@ -29,6 +30,11 @@ def test_the_configurations_in_the_readme_are_valid() -> None:
 def test_every_field_of_a_row_stands_in_the_readme() -> None:
     table = README.split("### What a row may ask for")[1].split("###")[0]
     assert set(REQUEST_FIELDS) <= set(re.findall(r"[a-z_]+", table))
+
+
+def test_every_key_of_operations_stands_in_the_readme() -> None:
+    table = README.split("### What operators set")[1].split("## ")[0]
+    assert set(Operations.model_fields) <= set(re.findall(r"\| `(\w+)` \|", table))
 
 
 def test_every_result_column_stands_in_the_readme() -> None:

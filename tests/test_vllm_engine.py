@@ -1,6 +1,7 @@
 """The real engine on the CPU with the demo's small model: one start for the whole module."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Iterator
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from conftest import ROOT
 
-from actors.engine import Answer
+from actors.engine import Answer, Piece
 from actors.vllm_core import Generation
 from actors.vllm_engine import VLLMEngine
 from actors.vllm_requests import Ask
@@ -85,6 +86,40 @@ def test_an_answer_has_its_usage_times_and_reason(running: Running) -> None:
     assert answer.e2e_s is not None
     assert 0 < answer.ttft_s <= answer.e2e_s
     assert answer.engine_ns > 0
+
+
+def test_pieces_that_are_said_make_up_the_answer(running: Running) -> None:
+    said: list[Piece] = []
+    several = request("Write in upper case: pear", n=2, temperature=1.0, seed=7, logprobs=True)
+    plain = request("Write in upper case: apple tree and a fig, and much more of all that")
+    (whole,) = running.answers(plain)
+    spoken = running.wait(running.engine.answer(plain, said.append))
+    assert len(said) > 2
+    assert "".join(piece.text for piece in said) == spoken.response == whole.response
+    assert spoken.usage.completion_tokens == whole.usage.completion_tokens
+    said.clear()
+    answer = running.wait(running.engine.answer(several, said.append))
+    assert answer.choices is not None
+    for choice in json.loads(answer.choices):
+        own = [piece for piece in said if piece.choice == choice["index"]]
+        assert "".join(piece.text for piece in own) == choice["message"]["content"]
+        told = [entry for piece in own for entry in (piece.logprobs or {})["content"]]
+        assert told == choice["logprobs"]["content"]
+
+
+def test_who_hangs_up_frees_the_engine(running: Running) -> None:
+    async def hang_up() -> None:
+        asked = request("Write in upper case: plum", max_tokens=400, ignore_eos=True)
+        begun = asyncio.Event()
+        work = asyncio.ensure_future(running.engine.answer(asked, lambda _: begun.set()))
+        await begun.wait()
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+    running.wait(hang_up())
+    assert not running.engine._llm.output_processor.has_unfinished_requests()
+    (after,) = running.answers(request(TEXTS[0]))
+    assert after.problem is None
 
 
 def test_a_row_may_bring_its_own_limit(running: Running) -> None:

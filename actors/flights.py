@@ -1,0 +1,88 @@
+"""Requests on their way: who asks the same at the same time shares one of them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from actors.engine import Piece
+
+Row = dict[str, Any]
+Work = Callable[["Flight"], Awaitable[Row]]
+
+
+class Flight:
+    """One request's work, done for as long as anybody waits for it.
+
+    Attributes:
+        pieces: of the answer, as far as they were said.
+        progress: the row as it stands.
+    """
+
+    def __init__(self, work: Work, progress: Row) -> None:
+        self.progress = progress
+        self.pieces: list[Piece] = []
+        self.waiters = 0
+        self._changed = asyncio.Event()
+        self._paid = False
+        self._task = asyncio.ensure_future(work(self))
+        self._task.add_done_callback(lambda _: self._changed.set())
+
+    async def row(self) -> Row:
+        """The row when it is done. Raises what its work raised."""
+        return await asyncio.shield(self._task)
+
+    async def said(self) -> AsyncIterator[Piece]:
+        """The pieces from the first on, until there are no more."""
+        at = 0
+        while True:
+            while at < len(self.pieces):
+                yield self.pieces[at]
+                at += 1
+            if self._task.done():
+                return
+            self._changed.clear()
+            await self._changed.wait()
+
+    def pays(self) -> bool:
+        """Whether who asks is the one that pays for the work: the first to leave with it."""
+        paid, self._paid = self._paid, True
+        return not paid
+
+    def cancel(self) -> None:
+        self._task.cancel()
+
+    @property
+    def done(self) -> bool:
+        return self._task.done()
+
+    def say(self, piece: Piece) -> None:
+        self.pieces.append(piece)
+        self._changed.set()
+
+
+class Flights:
+    """The flights of one process. Lives on one event loop."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Flight] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    @asynccontextmanager
+    async def aboard(self, key: str, work: Work, row: Row) -> AsyncIterator[Flight]:
+        """The flight of a key; it is given up when its last waiter leaves."""
+        flight = self._by_key.get(key)
+        if flight is None or flight.done:
+            flight = self._by_key[key] = Flight(work, row)
+        flight.waiters += 1
+        try:
+            yield flight
+        finally:
+            flight.waiters -= 1
+            if not flight.waiters:
+                if not flight.done:
+                    flight.cancel()
+                if self._by_key.get(key) is flight:
+                    del self._by_key[key]

@@ -1,0 +1,87 @@
+"""A tier as the online service calls it, wherever its engine lives."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from actors.engine import Engine, Say
+from actors.generator import Generator, answered
+from pipelines.ledger import Replica
+from pipelines.prices import HourRate, TokenRate
+from pipelines.requests import Request
+from pipelines.tier import Tier
+
+
+class Overloaded(Exception):
+    """More requests wait for a tier than may."""
+
+
+class TierGone(Exception):
+    """The replica that worked on a request is no more."""
+
+
+class TierCalls(Protocol):
+    """A tier's replicas, wherever they are."""
+
+    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
+        """What the tier makes of a request: columns of its row, with `_work`.
+
+        Raises: Overloaded, TierGone.
+        """
+        ...
+
+
+class OnlineTier:
+    """One replica: the batch's `Generator`, asked for one row at a time."""
+
+    def __init__(
+        self,
+        name: str,
+        tier: Tier,
+        engine: Engine,
+        rate: TokenRate | HourRate,
+        defaults: Mapping[str, Any],
+    ) -> None:
+        self._engine = engine
+        self._meter = _Standing()
+        self._generator = Generator(
+            name=name,
+            tier=tier,
+            engine=engine,
+            rate=rate,
+            meter=self._meter,
+            attempt_id=name,
+            defaults=defaults,
+            metered=False,
+        )
+
+    async def start(self) -> None:
+        """Load the model."""
+        await self._generator.start()
+
+    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
+        (answer,) = await self._generator.answers([request], say)
+        told = answered(answer, self._engine.model)
+        return {**told, "_work": self._generator.work(answer)}
+
+    def standing(self) -> Replica | None:
+        """The replica's life so far."""
+        self._generator.report()
+        return self._meter.replica
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+
+class _Standing:
+    """A meter that grants everything and remembers the last report."""
+
+    replica: Replica | None = None
+
+    async def reserve(self, name: str, nusd: int) -> Any:
+        return "granted"
+
+    def settle(self, name: str, reserved_nusd: int, spent_nusd: int) -> None:
+        pass
+
+    def report_replica(self, name: str, replica: Replica) -> None:
+        self.replica = replica

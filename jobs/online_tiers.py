@@ -1,0 +1,92 @@
+"""A tier of the endpoint as a Serve deployment, and as the process that takes requests sees it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any
+
+from actors.engine import Piece, Say, build_engine
+from actors.online_tier import OnlineTier, Overloaded, TierGone
+from pipelines.prices import HourRate, TokenRate
+from pipelines.replicas import fitted
+from pipelines.requests import Request
+from pipelines.tier import Tier
+
+
+class TierReplica:
+    """One replica of a tier; its model is loaded when it is ready."""
+
+    async def __init__(  # type: ignore[misc]
+        self,
+        name: str,
+        tier: Tier,
+        rate: TokenRate | HourRate,
+        defaults: dict[str, Any],
+        cpu_engines: int,
+    ) -> None:
+        tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
+        engine = build_engine(tier, defaults, run=name)
+        self._tier = OnlineTier(name, tier, engine, rate, defaults)
+        await self._tier.start()
+
+    async def turn(self, request: str) -> dict[str, Any]:
+        return await self._tier.turn(Request.from_json(request), None)
+
+    async def turn_aloud(self, request: str) -> AsyncIterator[Piece | dict[str, Any]]:
+        """The pieces as they come, and the turn itself at the end."""
+        pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        work = asyncio.ensure_future(self._tier.turn(Request.from_json(request), pieces.put_nowait))
+        work.add_done_callback(lambda _: pieces.put_nowait(None))
+        try:
+            while (piece := await pieces.get()) is not None:
+                yield piece
+            yield await work
+        finally:
+            work.cancel()
+
+    async def __del__(self) -> None:
+        await self._tier.stop()
+
+
+class RemoteTier:
+    """A tier's deployment, as the service sees it."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+        self._aloud = handle.options(stream=True)
+
+    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
+        from ray.exceptions import RayActorError
+        from ray.serve.exceptions import BackPressureError
+
+        try:
+            if say is None:
+                return await self._quietly(request)
+            return await self._said(request, say)
+        except BackPressureError as error:
+            raise Overloaded from error
+        except RayActorError as error:
+            raise TierGone from error
+
+    async def _quietly(self, request: Request) -> dict[str, Any]:
+        response = self._handle.turn.remote(request.to_json())
+        try:
+            told: dict[str, Any] = await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        return told
+
+    async def _said(self, request: Request, say: Say) -> dict[str, Any]:
+        response = self._aloud.turn_aloud.remote(request.to_json())
+        told: dict[str, Any] = {}
+        try:
+            async for item in response:
+                if isinstance(item, Piece):
+                    say(item)
+                else:
+                    told = item
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        return told

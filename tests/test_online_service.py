@@ -1,0 +1,147 @@
+"""The life of a row online, without HTTP and without Ray."""
+
+import asyncio
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from conftest import tier
+
+from actors.engine import ScriptedEngine
+from actors.online_service import Asked, Service
+from actors.online_tier import OnlineTier, TierGone
+from jobs.online_plan import OnlinePlan, plan_endpoint, policies
+from pipelines.config import RunConfig
+from pipelines.errors import RowProblem
+from pipelines.refusal import Refusal
+
+URL = "/v1/chat/completions"
+
+
+def plan_of(folder: Path, **sections: Any) -> OnlinePlan:
+    raw = {
+        "input": {"path": "-"},
+        "output": {"path": str(folder / "out")},
+        "tiers": [tier("only", delay_s=0.2)],
+        "route": {"policy": "fixed", "tier": "only"},
+        **sections,
+    }
+    return plan_endpoint(RunConfig.model_validate(raw), date(2026, 11, 26))
+
+
+class Gate:
+    """Notes what is reserved and settled."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.spent = 0
+
+    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
+        self.open += worst_nusd
+        return None
+
+    async def settle(
+        self, tenant: str | None, tokens: int, cost_nusd: int, reserved_nusd: int, reserved: int
+    ) -> None:
+        self.open -= reserved_nusd
+        self.spent += cost_nusd
+
+
+class Here:
+    """A service whose one tier is in this process."""
+
+    def __init__(self, plan: OnlinePlan) -> None:
+        config = plan.config.tier("only")
+        self.engine = ScriptedEngine(config.engine)  # type: ignore[arg-type]
+        self.tier = OnlineTier("here", config, self.engine, plan.prices.tiers["only"], {})
+        self.gate = Gate()
+        self.service = Service(policies(plan), {"only": self.tier}, {"only": 9}, None, self.gate)
+
+    def asked(self, text: str, tenant: str | None = None, **fields: Any) -> Asked:
+        body = {"messages": [{"role": "user", "content": text}], **fields}
+        row = self.service.read(URL, body, tenant)
+        assert not isinstance(row, RowProblem)
+        return Asked("id", tenant, URL, False, row)
+
+    async def answer(self, asked: Asked) -> Asked:
+        async with self.service.under_way(asked) as flight:
+            await flight.row()
+        return asked
+
+
+def test_who_asks_the_same_at_once_shares_one_answer_and_one_pays(tmp_path: Path) -> None:
+    async def together() -> tuple[list[Asked], Here]:
+        here = Here(plan_of(tmp_path))
+        asked = [here.asked("one two") for _ in range(5)]
+        return await asyncio.gather(*(here.answer(one) for one in asked)), here
+
+    asked, here = asyncio.run(together())
+    assert sorted(one.row["source"] for one in asked) == [*["duplicate"] * 4, "generated"]
+    assert {one.row["response"] for one in asked} == {"ONE TWO"}
+    assert sum(one.price.cost_nusd > 0 for one in asked if one.price) == 1
+    assert (here.gate.open, here.gate.spent) == (0, 4000)
+
+
+def test_a_request_goes_on_while_anybody_waits_for_it(tmp_path: Path) -> None:
+    async def one_leaves() -> Asked:
+        here = Here(plan_of(tmp_path))
+        first = asyncio.ensure_future(here.answer(here.asked("one")))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(here.answer(here.asked("one")))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        return await second
+
+    asked = asyncio.run(one_leaves())
+    assert (asked.row["response"], asked.row["source"]) == ("ONE", "generated")
+
+
+def test_who_leaves_alone_frees_the_engine_and_what_was_reserved(tmp_path: Path) -> None:
+    async def leaves() -> Here:
+        here = Here(plan_of(tmp_path))
+        task = asyncio.ensure_future(here.answer(here.asked("one")))
+        await asyncio.sleep(0.05)
+        assert here.engine.admission.free == 4095
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.01)
+        return here
+
+    here = asyncio.run(leaves())
+    assert here.engine.admission.free == 4096
+    assert (here.gate.open, here.gate.spent) == (0, 0)
+
+
+def test_sampled_requests_share_nothing(tmp_path: Path) -> None:
+    async def together() -> list[Asked]:
+        here = Here(plan_of(tmp_path))
+        asked = [here.asked("one", temperature=0.5) for _ in range(2)]
+        return await asyncio.gather(*(here.answer(one) for one in asked))
+
+    assert {one.row["source"] for one in asyncio.run(together())} == {"generated"}
+
+
+def test_tenants_have_keys_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "tenants.yaml").write_text("tenants: {}\n")
+    (tmp_path / "tenants.yaml").chmod(0o600)
+    serve = {"tenants": str(tmp_path / "tenants.yaml")}
+    here = Here(plan_of(tmp_path, serve=serve))
+    keys = {here.asked("one", tenant).row["request_key"] for tenant in ("a", "b", None)}
+    assert len(keys) == 3
+
+
+def test_a_request_outlives_the_replica_that_worked_on_it(tmp_path: Path) -> None:
+    async def survives() -> Asked:
+        here = Here(plan_of(tmp_path))
+        whole, deaths = here.tier.turn, [1]
+
+        async def dying(*given: Any) -> Any:
+            if deaths:
+                deaths.pop()
+                raise TierGone
+            return await whole(*given)
+
+        here.tier.turn = dying  # type: ignore[method-assign]
+        return await here.answer(here.asked("one"))
+
+    assert asyncio.run(survives()).row["response"] == "ONE"

@@ -54,5 +54,7 @@ def test_a_plain_answer_shows_nothing_else() -> None:
 def test_a_completion_is_text() -> None:
     answered = body(url="/v1/completions", response="x", finish_reason="stop")
     assert answered["object"] == "text_completion"
-    assert answered["choices"] == [{"index": 0, "text": "x", "finish_reason": "stop"}]
+    assert answered["choices"] == [
+        {"index": 0, "text": "x", "finish_reason": "stop", "logprobs": None}
+    ]
     assert answered["usage"]["total_tokens"] == 5

@@ -15,8 +15,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from actors.online_service import Asked, Overloaded, Refused, Service, TierGone
 from jobs.online_answers import Speech, base64_vectors, headers_of, joined
 from jobs.online_auth import Authenticate
-from jobs.online_errors import ApiError, answer_errors
-from jobs.online_errors_of import error_of, problem_of
+from jobs.online_errors import ApiError, answer_errors, error_of, problem_of
 from pipelines.errors import RowProblem
 from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve

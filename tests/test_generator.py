@@ -116,14 +116,6 @@ def test_the_scripted_engine_refuses_what_it_cannot_do(fields: dict[str, Any]) -
     assert done["error_kind"].to_pylist() == [None, "unsupported"]
 
 
-def test_choices_count_in_the_worst_case() -> None:
-    """Ten tokens each for two choices, and a byte of prompt: what must fit the budget."""
-    one = Request([{"role": "user", "content": "a"}], {"max_tokens": 10})
-    two = Request(one.messages, {"max_tokens": 10, "n": 2})
-    host = generator(LocalMeter())
-    assert host._worst_case(two) - host._worst_case(one) == 10
-
-
 def test_a_replica_that_died_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its grants are never settled; without it the budget would be held up for ever."""
     meter = LocalMeter(budget_nusd=100).meter

@@ -112,6 +112,9 @@ def _read(blocks: Sequence[Block], read: Callable[[Block], pa.Table]) -> Dataset
     # Each running task would have a thread that measures its memory every second, by a walk
     # through all pages; a chain of actors that hold engines has nothing to learn from it.
     context.memory_usage_poll_interval_s = None
+    # The detector of high memory asks for the options of an actor that it does not start, and so
+    # for a placement group, whose GPUs nobody would use and nobody else would get.
+    context.issue_detectors_config.detectors = []
     # A pool grows when every actor holds all the blocks that it works on at once. Ray's default
     # is 1.75 times as many, which no actor is ever given here.
     context.autoscaling_config.actor_pool_util_upscaling_threshold = 1.0

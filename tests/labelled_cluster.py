@@ -1,6 +1,7 @@
 """Pretended machines in a process of its own, because a process joins one cluster.
 
-`python tests/labelled_cluster.py FOLDER` prints, as JSON, where each tier's actors ran.
+`python tests/labelled_cluster.py FOLDER` prints, as JSON, where each tier's actors ran, and how
+many placement groups were made in all.
 """
 
 import json
@@ -15,7 +16,7 @@ import pyarrow as pa
 import ray
 from conftest import vllm_tier
 from ray.cluster_utils import Cluster
-from ray.util import get_current_placement_group
+from ray.util import get_current_placement_group, placement_group_table
 
 from jobs.placement import group_of_each
 from pipelines.blocks import Block, InputFile
@@ -61,7 +62,8 @@ def main() -> None:
             labels={"node": name, "zone": "gpu"},
         )
     ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
-    print(json.dumps({name: places(tier, Path(sys.argv[1], name)) for name, tier in TIERS.items()}))
+    placed = {name: places(tier, Path(sys.argv[1], name)) for name, tier in TIERS.items()}
+    print(json.dumps({"placed": placed, "groups": len(placement_group_table())}))
     # In this order: a driver whose cluster ends first exits with an error.
     ray.shutdown()
     cluster.shutdown()

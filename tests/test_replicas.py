@@ -134,7 +134,8 @@ def test_replicas_run_where_labels_and_gpus_let_them(tmp_path: Path) -> None:
             timeout=150,
             env={**alone, "PYTHONPATH": str(ROOT), "RAY_TMPDIR": apart},
         )
-    placed = json.loads(done.stdout)
+    told = json.loads(done.stdout)
+    placed = told["placed"]
     assert {len(blocks) for blocks in placed.values()} == {12}
     seen = {
         name: {(block["node"], block["gpus"], block["bundles"]) for block in blocks}
@@ -146,6 +147,8 @@ def test_replicas_run_where_labels_and_gpus_let_them(tmp_path: Path) -> None:
     ((node, own_gpus, bundles),) = seen["across"]
     assert node in ("a", "h")
     assert (own_gpus, bundles) == (0, 2)
+    # Of the one replica that spans nodes: what nobody uses nobody else would get.
+    assert told["groups"] == 1
 
 
 def replicas_used(output: str) -> int:

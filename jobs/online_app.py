@@ -34,12 +34,10 @@ def build_app(
     routers: Sequence[APIRouter] = (),
     open_routers: Sequence[APIRouter] = (),
     running: Sequence[Running] = (),
-    tells_ids: bool = True,
 ) -> FastAPI:
     """Args:
     authenticate: the dependency of every route but health and `open_routers`.
     running: what lives as long as the app.
-    tells_ids: whether responses carry their request's id; a server in front may do that.
     """
 
     @asynccontextmanager
@@ -55,7 +53,7 @@ def build_app(
 
     app = FastAPI(title="nightmill", lifespan=lifespan, docs_url=None, redoc_url=None)
     answer_errors(app)
-    app.add_middleware(_RequestIds, tells=tells_ids)
+    app.add_middleware(_RequestIds)
     asks = [Depends(authenticate or _nobody)]
     for router in [*routers, api_router(service, serve)]:
         app.include_router(router, dependencies=asks)
@@ -306,8 +304,8 @@ def _health_router(service: Service) -> APIRouter:
 class _RequestIds:
     """Every request has an id: its own, if it brings a plain one, and tells it back."""
 
-    def __init__(self, app: Any, tells: bool) -> None:
-        self._app, self._tells = app, tells
+    def __init__(self, app: Any) -> None:
+        self._app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -318,7 +316,7 @@ class _RequestIds:
         scope.setdefault("state", {})["request_id"] = name
 
         async def named(message: Any) -> None:
-            if self._tells and message["type"] == "http.response.start":
+            if message["type"] == "http.response.start":
                 rest = [h for h in message["headers"] if h[0].lower() != b"x-request-id"]
                 message = {**message, "headers": [*rest, (b"x-request-id", name.encode())]}
             await send(message)

@@ -1,4 +1,4 @@
-"""The endpoint as a Serve application: ingress, tiers, and what all replicas share."""
+"""The endpoint as Serve applications: door, ingress, tiers, and what all replicas share."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -8,7 +8,6 @@ from typing import Any
 import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
-from ray.serve.config import BackpressureConfig
 from ray.serve.handle import DeploymentHandle
 
 from actors.cache_writer import CacheWriter
@@ -16,6 +15,7 @@ from actors.online_cache import OnlineCache
 from actors.online_service import Service
 from actors.response_cache import ResponseCache
 from jobs.online_app import build_app
+from jobs.online_door import Door, Front
 from jobs.online_operations import ReplicaOperations
 from jobs.online_plan import OnlinePlan, policies
 from jobs.online_tiers import RemoteTier, TierReplica
@@ -23,13 +23,17 @@ from jobs.shared_operations import RemoteOperations, SharedOperations
 from pipelines.config_file import dump_config
 from pipelines.keys import digest, model_revision
 from pipelines.replicas import actor_options, cpu_engines, seqs
-from pipelines.tier import Replicas, Tier, as_range
+from pipelines.tier import Replicas, Tier
 
-INGRESS, SHARED, TIER = "nightmill", "nightmill-shared", "nightmill-tier-"
+DOOR, INGRESS, SHARED, TIER = (
+    "nightmill-door", "nightmill", "nightmill-shared", "nightmill-tier-",
+)  # fmt: skip
 """Names of applications; a tier's begins so."""
-_SHARED_AT_ONCE = 10_000
-_INGRESS_AT_ONCE = 10_000
-_INGRESS_QUEUE = 10_000
+_AT_ONCE = 10_000
+_LAST_WORDS_S = 10.0
+_ON_THE_HEAD = {"node:__internal_head__": 0.001}
+_STRAIGHT = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+"""Serve's own threads would take every call twice from one event loop to another."""
 
 
 class Shared(SharedOperations):
@@ -64,11 +68,10 @@ class RemoteWriter:
         await self._handle.append.remote(entries, questions)
 
 
-@serve.ingress()
 class Ingress:
-    """One process that takes requests."""
+    """One process that takes requests, on the door's socket."""
 
-    def __init__(self, plan: OnlinePlan, places: dict[str, str]) -> None:
+    async def __init__(self, plan: OnlinePlan, places: dict[str, str]) -> None:  # type: ignore[misc]
         """Args:
         places: the application of each tier.
         """
@@ -76,8 +79,17 @@ class Ingress:
         self._tiers = {
             name: serve.get_deployment_handle("tier", place) for name, place in places.items()
         }
+        door = await serve.get_deployment_handle("door", DOOR).path.remote()
+        self._front = Front(self._app(), door, plan.config.serve.drain_s)
+        await self._front.start()
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
+    def check_health(self) -> None:
+        self._front.check()
+
+    async def __del__(self) -> None:
+        await self._front.stop()
+
+    def _app(self) -> FastAPI:
         plan, calls = self._plan, RemoteOperations(self._shared)
         cache = online_cache(plan, RemoteWriter(self._shared))
         tiers = {name: RemoteTier(handle) for name, handle in self._tiers.items()}
@@ -96,7 +108,6 @@ class Ingress:
             operations.routers,
             operations.open_routers,
             running,
-            tells_ids=False,
         )
 
 
@@ -126,14 +137,17 @@ def applications(plan: OnlinePlan) -> dict[str, serve.Application]:
     """
     config = plan.config
     whole = digest(dump_config(config).encode()).hex()
-    shared = _deployment(
-        Shared, "shared", whole, Replicas(min=1, max=1), config.serve, _SHARED_AT_ONCE
-    )
+    one, on_head = Replicas(min=1, max=1), {"resources": _ON_THE_HEAD}
+    address = f"{config.serve.host}:{config.serve.port}"
+    door = _deployment(Door, "door", address, one, config.serve, _AT_ONCE, on_head)
+    shared = _deployment(Shared, "shared", whole, one, config.serve, _AT_ONCE)
     places = {tier.name: _place(plan, tier) for tier in config.tiers}
+    fronts = Replicas(min=config.serve.replicas, max=config.serve.replicas)
     ingress = _deployment(
-        Ingress, "ingress", whole, as_range(config.serve.replicas), config.serve, _INGRESS_AT_ONCE
+        Ingress, "ingress", whole, fronts, config.serve, _AT_ONCE, {**on_head, **_straight()}
     )
     return {
+        DOOR: door.bind(config.serve.host, config.serve.port),
         **{places[tier.name]: _tier(plan, tier, places[tier.name]) for tier in config.tiers},
         SHARED: shared.bind(plan),
         INGRESS: ingress.bind(plan, places),
@@ -152,11 +166,20 @@ def _place(plan: OnlinePlan, tier: Tier) -> str:
 
 def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
     config = plan.config
-    deployment = _deployment(
-        TierReplica, "tier", place, tier.replica_range, config.serve, seqs(tier)
-    )
     options = {k: v for k, v in actor_options(tier).items() if v is not None}
-    return deployment.options(ray_actor_options=options).bind(
+    deployment = _deployment(
+        TierReplica,
+        "tier",
+        place,
+        tier.replica_range,
+        config.serve,
+        # What waits for an engine waits inside of it, which takes the next one the moment that it
+        # can; Serve would offer it again and again, at intervals that grow to a second.
+        seqs(tier) + config.serve.max_queued,
+        {**options, **_straight()},
+        busy=seqs(tier) / 2,
+    )
+    return deployment.bind(
         place,
         tier,
         plan.prices.tiers[tier.name],
@@ -165,16 +188,30 @@ def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
     )
 
 
+def _straight() -> dict[str, Any]:
+    return {"runtime_env": {"env_vars": _STRAIGHT}}
+
+
 def _deployment(
-    host: type, name: str, version: str, replicas: Replicas, config: Any, at_once: int
+    host: type,
+    name: str,
+    version: str,
+    replicas: Replicas,
+    config: Any,
+    at_once: int,
+    options: Mapping[str, Any] | None = None,
+    busy: float = 1.0,
 ) -> Any:
+    """Args:
+    busy: requests on their way in a replica, on average, from which on there should be more.
+    """
     scale: Mapping[str, Any] = {"num_replicas": replicas.max}
     if replicas.min < replicas.max:
         scale = {
             "autoscaling_config": {
                 "min_replicas": replicas.min,
                 "max_replicas": replicas.max,
-                "target_ongoing_requests": max(at_once / 2, 1),
+                "target_ongoing_requests": max(busy, 1),
                 "upscale_delay_s": 1.0,
                 "downscale_delay_s": config.idle_s,
                 "metrics_interval_s": 1.0,
@@ -185,12 +222,11 @@ def _deployment(
         host,
         name=name,
         max_ongoing_requests=at_once,
-        max_queued_requests=_INGRESS_QUEUE if host is Ingress else -1,
-        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=config.retry_after_s),
-        graceful_shutdown_timeout_s=config.drain_s,
+        # The ingress drains for as long itself, and then still says its last words.
+        graceful_shutdown_timeout_s=config.drain_s + _LAST_WORDS_S,
         graceful_shutdown_wait_loop_s=0.2,
         health_check_period_s=2.0,
-        ray_actor_options={"num_cpus": 0},
+        ray_actor_options={"num_cpus": 0, **(options or {})},
         **scale,
     )
     # Only so does Serve see that nothing of a deployment has changed.

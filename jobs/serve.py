@@ -29,26 +29,38 @@ def deploy(config: RunConfig) -> str:
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     host, port = config.serve.host, config.serve.port
-    ray_serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+    ray_serve.start(proxy_location="Disabled")
     try:
         found = applications(plan)
         behind = [RunTarget(app, name, None) for name, app in found.items() if name != INGRESS]
         ray_serve.run_many(behind)
         ray_serve.run(found[INGRESS], name=INGRESS, route_prefix="/")
     except RuntimeError as error:
-        raise RunFailure(f"the endpoint does not come up: {error}") from error
+        raise RunFailure(f"the endpoint does not come up: {_reason() or error}") from error
     for name in ray_serve.status().applications:
         if name.startswith(TIER) and name not in found:
             ray_serve.delete(name)
     return f"http://{host}:{port}"
 
 
+def _reason() -> str:
+    """The last words of what did not start; Serve's own error does not repeat them."""
+    from ray import serve as ray_serve
+
+    for name, application in ray_serve.status().applications.items():
+        for deployment in application.deployments.values():
+            if deployment.status == "DEPLOY_FAILED" and deployment.message:
+                return f"{name}: {deployment.message.strip().splitlines()[-1]}"
+    return ""
+
+
 def end() -> None:
     """Take in nothing more, finish what was taken in, and stop."""
     from ray import serve as ray_serve
 
-    from jobs.online_ingress import INGRESS
+    from jobs.online_ingress import DOOR, INGRESS
 
+    ray_serve.get_deployment_handle("door", DOOR).close.remote().result()
     # The tiers work on for as long as somebody who was let in may need them.
     ray_serve.delete(INGRESS)
     ray_serve.shutdown()

@@ -3,7 +3,6 @@
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from pipelines.operations import Operations
-from pipelines.tier import Replicas
 
 
 class Serve(Operations):
@@ -11,7 +10,7 @@ class Serve(Operations):
 
     host: str = Field("127.0.0.1", description="0.0.0.0 lets other machines ask too")
     port: int = Field(8000, ge=1, le=65535)
-    replicas: PositiveInt | Replicas = Field(1, description="of the process that takes requests")
+    replicas: PositiveInt = Field(1, description="processes that take requests")
     deadline_s: PositiveFloat = Field(
         600.0, description="of a request; one that states a shorter one gets that"
     )

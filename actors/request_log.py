@@ -41,7 +41,9 @@ class RequestLog:
         self._file = -1
 
     def served(self, done: Served, row: Mapping[str, Any]) -> None:
-        line = {"event": "request", **asdict(done), "tpot_s": done.tpot_s}
+        # The key is how `cache purge --entry` names an answer; it tells nothing of the text.
+        key = row.get("request_key")
+        line = {"event": "request", **asdict(done), "tpot_s": done.tpot_s, "request_key": key}
         if self._with_text:
             line |= {"request": row.get("_request"), "response": row.get("response")}
         self._write(line)

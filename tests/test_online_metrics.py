@@ -52,6 +52,7 @@ def row(**columns: Any) -> dict[str, Any]:
         "prompt_tokens": 10, "cached_prompt_tokens": 4, "completion_tokens": 5,
         "escalations": 1, "finish_reason": "stop", "response": SECRET, "_request": SECRET,
         "_work": [{"tier": "small", "cost_nusd": 100}, {"tier": "large", "cost_nusd": 200}],
+        "request_key": "745b1f30",
         **columns,
     }  # fmt: skip
 
@@ -175,7 +176,7 @@ def test_the_log_has_no_text_unless_asked_for(tmp_path: Path) -> None:
         text = (tmp_path / name / "2026-01-31.jsonl").read_text()
         first, second = map(json.loads, text.splitlines())
         assert (SECRET in text) is with_text
-        assert first["request_id"] == "r1"
+        assert (first["request_id"], first["request_key"]) == ("r1", "745b1f30")
         assert (first["tenant"], first["tier"], first["source"]) == ("acme", "large", "generated")
         assert (first["cost_nusd"], first["ttft_s"], first["e2e_s"]) == (300, 0.03, 0.23)
         assert first["time"] == "2026-01-31T23:59:00.000+00:00"

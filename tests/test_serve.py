@@ -253,7 +253,7 @@ def test_a_killed_replica_loses_nothing_if_the_client_tries_again(
     served: RunConfig, kind: str
 ) -> None:
     async def killed() -> list[str | None]:
-        own = client(served, retries=5)
+        own = client(served, retries=1)
         tasks = [
             asyncio.ensure_future(own.chat.completions.create(**ask(f"{kind} {i}", "strong")))
             for i in range(20)
@@ -264,6 +264,17 @@ def test_a_killed_replica_loses_nothing_if_the_client_tries_again(
         return [answer.choices[0].message.content for answer in answers]
 
     assert asyncio.run(killed()) == [f"{kind} {i}".upper() for i in range(20)]
+
+
+def test_an_endpoint_whose_door_is_gone_opens_another(served: RunConfig) -> None:
+    door, ingress = replica("-door"), replica(":ingress")
+    door.kill()
+    # What was open stays so until another ingress has the new socket.
+    psutil.wait_procs([ingress], timeout=60)
+    with httpx.Client(transport=httpx.HTTPTransport(retries=8), timeout=60) as own:
+        reply = own.post(f"{url(served)}/chat/completions", json=ask("anew", "strong"))
+    assert reply.json()["choices"][0]["message"]["content"] == "ANEW"
+    assert ingress.pid != replica(":ingress").pid
 
 
 def test_a_new_configuration_takes_over_without_losing_a_request(served: RunConfig) -> None:

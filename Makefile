@@ -1,14 +1,16 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Two commands do everything on a fresh machine: `make demo` and `make test`; `make test-clients` asks
+# the endpoint with real clients.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # cpu or gpu; found by asking for an NVIDIA driver, or say DEVICE=gpu.
 DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
+CLIENTS := .venv-clients
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo demo-cache test browser setup check clean
+.PHONY: demo demo-cache test test-clients browser setup check clean
 
 demo: setup
 	@# Exit code 3 says that some rows are in errors/: the demo brings twelve broken ones along.
@@ -22,6 +24,11 @@ demo-cache: setup
 
 test: setup browser
 	$(BIN)/python -m pytest
+
+# One endpoint with real models, asked by clients that are installed beside it: their versions are
+# not to be ours.
+test-clients: setup $(CLIENTS)/.installed
+	$(CLIENTS)/bin/python -m pytest tests/clients --confcutdir=tests/clients --timeout=900
 
 # For the tests of the web page, which say that they are skipped where no Chromium is found. The
 # npm package brings a whole one, compressed.
@@ -55,5 +62,10 @@ $(INSTALLED): requirements/$(DEVICE).txt requirements/dev.txt pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(CLIENTS)/.installed: requirements/clients.txt
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q --no-deps -r requirements/clients.txt
+	@touch $@
+
 clean:
-	rm -rf .venv out
+	rm -rf .venv $(CLIENTS) out

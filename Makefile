@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 DEVICE ?= $(shell command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 BIN := .venv/bin
 INSTALLED := .venv/.installed-$(DEVICE)
-CLIENTS := .venv-clients
+CLIENTS := .venv/clients
 
 export HF_HUB_OFFLINE ?= 1
 
@@ -68,4 +68,4 @@ $(CLIENTS)/.installed: requirements/clients.txt
 	@touch $@
 
 clean:
-	rm -rf .venv $(CLIENTS) out
+	rm -rf .venv out

@@ -42,7 +42,7 @@ class NewBatch(BaseModel):
     """The body of a batch's creation."""
 
     input_file_id: str
-    endpoint: str
+    endpoint: str = Field(json_schema_extra={"enum": list(ENDPOINTS)})
     completion_window: Literal["24h"]
     metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(None, max_length=16)
 

@@ -15,15 +15,15 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from actors.online_service import Asked, Overloaded, Refused, Service, TierGone
 from jobs.online_answers import Speech, base64_vectors, headers_of, joined
 from jobs.online_auth import Authenticate
+from jobs.online_document import document
 from jobs.online_errors import ApiError, answer_errors, error_of, problem_of
+from jobs.online_reading import Envelope, check_limit, deadline_of, envelope_of, read_body, split
 from pipelines.errors import RowProblem
 from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _LAST_WORDS_S = 5.0
-_TEXTS = {"/v1/completions": "prompt", "/v1/embeddings": "input"}
-_NOT_HERE = ("echo", "suffix", "best_of")
 Running = Callable[[], AbstractAsyncContextManager[None]]
 
 
@@ -51,11 +51,12 @@ def build_app(
             async with asyncio.timeout(_LAST_WORDS_S):
                 await stack.aclose()
 
-    app = FastAPI(title="nightmill", lifespan=lifespan, docs_url=None, redoc_url=None)
+    # Its own documents would need no key.
+    app = FastAPI(lifespan=lifespan, openapi_url=None)
     answer_errors(app)
     app.add_middleware(_RequestIds)
     asks = [Depends(authenticate or _nobody)]
-    for router in [*routers, api_router(service, serve)]:
+    for router in [*routers, api_router(service, serve), _document_router(app, service)]:
         app.include_router(router, dependencies=asks)
     for router in [*open_routers, _health_router(service)]:
         app.include_router(router)
@@ -94,7 +95,7 @@ class _Api:
     def __init__(self, service: Service, serve: Serve) -> None:
         self._service, self._serve = service, serve
 
-    def check_model(self, name: Any) -> None:
+    def check_model(self, name: str) -> None:
         """Raises: ApiError 404 if it is neither auto nor a tier."""
         names = ["auto", *self._service.tiers]
         if name not in names:
@@ -102,18 +103,21 @@ class _Api:
             raise ApiError(404, message, "invalid_request_error", "model_not_found", "model")
 
     async def answer(self, request: Request, url: str) -> Response:
-        body = await self._body(request)
-        stream = body.get("stream") is True
-        asked = [self._asked(request, url, one, stream) for one in self._split(url, body)]
+        body = await read_body(request, self._serve.max_body_bytes)
+        told, patience = envelope_of(body), deadline_of(request, self._serve.deadline_s)
+        self.check_model(told.wanted)
+        stream = bool(told.stream)
+        bodies = split(url, body, stream, self._serve)
+        asked = [self._asked(request, url, one, stream) for one in bodies]
         if stream:
-            return await self._streamed(request, asked[0], body)
+            return await self._streamed(request, asked[0], told, patience)
         work = asyncio.gather(*(self._finished(one) for one in asked))
-        await _unless_gone(request, work, self._deadline(request))
+        await _unless_gone(request, work, patience)
         rows = [one.row for one in asked]
-        told = joined([answer_body(row) for row in rows], int(time.time()))
+        answered = joined([answer_body(row) for row in rows], int(time.time()))
         if url == "/v1/embeddings" and body.get("encoding_format") == "base64":
-            base64_vectors(told)
-        return JSONResponse(told, headers=headers_of(asked))
+            base64_vectors(answered)
+        return JSONResponse(answered, headers=headers_of(asked))
 
     async def _finished(self, asked: Asked) -> None:
         """Raises: ApiError if there is no answer."""
@@ -124,12 +128,13 @@ class _Api:
             if (problem := problem_of(asked.row)) is not None:
                 raise error_of(problem, self._serve.retry_after_s)
 
-    async def _streamed(self, request: Request, asked: Asked, body: dict[str, Any]) -> Response:
+    async def _streamed(
+        self, request: Request, asked: Asked, told: Envelope, patience: float
+    ) -> Response:
         """The response begins with its first piece, so that what fails before has its status."""
-        options = body.get("stream_options") or {}
-        usage = isinstance(options, dict) and options.get("include_usage") is True
-        events = self._events(asked, Speech(asked, str(body.get("model", "auto")), usage))
-        first = await _unless_gone(request, anext(events), self._deadline(request))
+        speech = Speech(asked, told.wanted, told.wants_usage)
+        events = self._events(asked, speech)
+        first = await _unless_gone(request, anext(events), patience)
 
         async def whole() -> AsyncIterator[str]:
             try:
@@ -168,62 +173,9 @@ class _Api:
         row = self._service.read(url, body, tenant)
         if isinstance(row, RowProblem):
             raise error_of(row, self._serve.retry_after_s)
-        self._check_limit(body)
+        check_limit(body, self._serve)
         trace = request.headers.get("traceparent")
         return Asked(request.state.request_id, tenant, url, stream, row, trace)
-
-    def _check_limit(self, body: dict[str, Any]) -> None:
-        for name in ("max_tokens", "max_completion_tokens"):
-            if (body.get(name) or 0) > self._serve.max_tokens:
-                message = f"{name}: at most {self._serve.max_tokens} here"
-                raise ApiError(400, message, "invalid_request_error", param=name)
-
-    def _split(self, url: str, body: dict[str, Any]) -> list[dict[str, Any]]:
-        """One body for each text: prompts and inputs may be lists of them."""
-        self.check_model(body.get("model", "auto"))
-        plain = {k: v for k, v in body.items() if k != "stream_options" and v is not None}
-        for name in _NOT_HERE:
-            if plain.pop(name, False) is not False:
-                raise ApiError(400, f"{name}: not supported", "invalid_request_error", param=name)
-        if url == "/v1/embeddings" and plain.get("encoding_format") == "base64":
-            plain["encoding_format"] = "float"
-        member = _TEXTS.get(url)
-        texts = plain.get(member) if member else None
-        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-            return [plain]
-        if not 0 < len(texts) <= self._serve.max_texts or (body.get("stream") and len(texts) > 1):
-            most = 1 if body.get("stream") else self._serve.max_texts
-            message = f"{member}: holds {len(texts)} texts; 1 to {most} are taken"
-            raise ApiError(400, message, "invalid_request_error", param=member)
-        return [{**plain, str(member): text} for text in texts]
-
-    async def _body(self, request: Request) -> dict[str, Any]:
-        content = b""
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > self._serve.max_body_bytes:
-                message = f"the body has more than {self._serve.max_body_bytes} bytes"
-                raise ApiError(413, message, "invalid_request_error", "request_too_large")
-        try:
-            body = json.loads(content)
-        except (ValueError, RecursionError):
-            body = None
-        if not isinstance(body, dict):
-            raise ApiError(400, "the body must be a JSON object", "invalid_request_error")
-        return body
-
-    def _deadline(self, request: Request) -> float:
-        asked = request.headers.get("x-nightmill-deadline-s")
-        if asked is None:
-            return self._serve.deadline_s
-        try:
-            seconds = float(asked)
-        except ValueError:
-            seconds = -1.0
-        if not seconds > 0:
-            message = "x-nightmill-deadline-s: must be a number of seconds above 0"
-            raise ApiError(400, message, "invalid_request_error")
-        return min(seconds, self._serve.deadline_s)
 
 
 class _told:
@@ -284,6 +236,18 @@ def _model(name: str) -> dict[str, Any]:
 
 async def _nobody(request: Request) -> None:
     request.state.tenant, request.state.admin = None, True
+
+
+def _document_router(app: FastAPI, service: Service) -> APIRouter:
+    router, told = APIRouter(), dict[str, Any]()
+
+    @router.get("/openapi.json", include_in_schema=False)
+    def openapi() -> dict[str, Any]:
+        if not told:
+            told.update(document(app, ["auto", *service.tiers]))
+        return told
+
+    return router
 
 
 def _health_router(service: Service) -> APIRouter:

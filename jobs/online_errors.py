@@ -1,17 +1,19 @@
 """Errors of the online endpoint, in OpenAI's format."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from pipelines.errors import RowProblem
 
 _STATUS = {
     "invalid_row": 400, "invalid_request": 400, "context_length": 400, "unsupported": 400,
-    "unavailable": 503,
+    "template": 400, "unavailable": 503,
 }  # fmt: skip
 _CODES = {"context_length": "context_length_exceeded", "unavailable": "tier_unavailable"}
 
@@ -50,14 +52,18 @@ def error_of(problem: RowProblem, retry_after_s: float) -> ApiError:
 def problem_of(row: Mapping[str, Any]) -> RowProblem | None:
     """Of a row that has ended."""
     if row["status"] == "ok":
-        return None
+        if row["embedding"] is None or row["url"] == "/v1/embeddings":
+            return None
+        return RowProblem("unsupported", "model: this tier embeds; ask it at /v1/embeddings")
     return RowProblem(row["error_kind"] or "engine", row["error"] or "no answer")
 
 
 def answer_errors(app: FastAPI) -> None:
-    """Let the app answer every `ApiError`, and what does not fit a route, in OpenAI's format."""
+    """Let the app tell everything that goes wrong in OpenAI's format."""
     app.add_exception_handler(ApiError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_misfit)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_failure)
 
 
 async def _answer(_: Request, error: Exception) -> JSONResponse:
@@ -79,3 +85,27 @@ async def _answer_misfit(request: Request, error: Exception) -> JSONResponse:
     return await _answer(
         request, ApiError(400, message, "invalid_request_error", param=param or None)
     )
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework refuses: paths and methods that there are not, forms that are none."""
+    assert isinstance(error, HTTPException)
+    body = ApiError(error.status_code, error.detail, "invalid_request_error").body
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names those of the first route of this path alone.
+        headers["allow"] = ", ".join(sorted(_methods(request)))
+    return JSONResponse(body, error.status_code, headers)
+
+
+def _methods(request: Request) -> Iterator[str]:
+    for route in request.app.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            yield from route.methods
+
+
+async def _answer_failure(request: Request, _: Exception) -> JSONResponse:
+    """Of ours; the framework logs it."""
+    message = "the endpoint failed; its log says why"
+    return await _answer(request, ApiError(500, message, "server_error", "internal"))

@@ -62,7 +62,7 @@ class SamplingFields(BaseModel):
         encoding_format: of an embedding; asking for one is asking for an embedding.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     max_tokens: Annotated[Count, Field(ge=1)] | None = None
     min_tokens: Count | None = None
@@ -237,7 +237,11 @@ def _message_problem(message: Any, where: str) -> RowProblem | None:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
         return RowProblem("invalid_row", f"{where}.role is {role!r}; roles are {', '.join(ROLES)}")
-    if content is None and not message.get("tool_calls"):
+    calls = message.get("tool_calls")
+    if calls is not None and not _are_calls(calls):
+        says = 'each is {"type": "function", "function": {"name": ..., "arguments": ...}}'
+        return RowProblem("invalid_row", f"{where}.tool_calls must be a list of calls; {says}")
+    if content is None and not calls:
         return RowProblem("invalid_row", f"{where} has no content")
     if isinstance(content, list):
         if any(not isinstance(p, dict) or p.get("type") != "text" for p in content):
@@ -251,6 +255,19 @@ def _message_problem(message: Any, where: str) -> RowProblem | None:
     if role == "user" and not text_of(content).strip():
         return RowProblem("invalid_row", f"{where}.content is empty")
     return None
+
+
+def _are_calls(calls: Any) -> bool:
+    """Whether these are an assistant's calls of tools; chat templates rely on their form."""
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        return False
+    functions = [call.get("function") for call in calls]
+    return all(
+        isinstance(function, dict)
+        and isinstance(function.get("name"), str)
+        and isinstance(function.get("arguments"), str | dict | None)
+        for function in functions
+    )
 
 
 def _check_fields(fields: Mapping[str, Any]) -> dict[str, Any] | RowProblem:

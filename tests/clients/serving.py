@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 PYTHON = os.environ.get("NIGHTMILL_PYTHON", str(ROOT / ".venv/bin/python"))
 """Where nightmill and vLLM are installed: the clients have an environment of their own."""
-_START_S, _DRAIN_S = 300, 90
+_START_S, _DRAIN_S = 600, 90
 
 
 @dataclass(frozen=True)

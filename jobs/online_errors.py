@@ -91,10 +91,10 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     """What the framework refuses: paths and methods that there are not, forms that are none."""
     assert isinstance(error, HTTPException)
     body = ApiError(error.status_code, error.detail, "invalid_request_error").body
-    headers = dict(error.headers or {})
+    headers = error.headers
     if error.status_code == 405:
         # The framework names those of the first route of this path alone.
-        headers["allow"] = ", ".join(sorted(_methods(request)))
+        headers = {"allow": ", ".join(sorted(_methods(request)))}
     return JSONResponse(body, error.status_code, headers)
 
 

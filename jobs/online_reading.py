@@ -104,7 +104,11 @@ def split(url: str, body: dict[str, Any], stream: bool, serve: Serve) -> list[di
 
 
 def check_limit(body: dict[str, Any], serve: Serve) -> None:
-    """Raises: ApiError if a checked body asks for more tokens than the endpoint gives."""
+    """Raises: ApiError if a checked body asks for more than the endpoint gives."""
+    if body.get("n", 1) > serve.max_texts:
+        raise ApiError(
+            400, f"n: at most {serve.max_texts} here", "invalid_request_error", param="n"
+        )
     for name in ("max_tokens", "max_completion_tokens"):
         if body.get(name, 0) > serve.max_tokens:
             message = f"{name}: at most {serve.max_tokens} here"

@@ -18,7 +18,7 @@ class Serve(Operations):
     max_tokens: PositiveInt = Field(
         32_768, description="a request may ask for, and what one that states none may get at most"
     )
-    max_texts: PositiveInt = Field(256, description="prompts or inputs in one request")
+    max_texts: PositiveInt = Field(256, description="prompts, inputs or choices of one request")
     max_queued: PositiveInt = Field(
         256, description="requests that wait for a tier at most; the next ones get 429"
     )

@@ -54,8 +54,19 @@ def test_the_map_names_real_files() -> None:
         assert (ROOT / name).is_file(), name
 
 
+def test_the_clients_have_the_versions_that_are_installed() -> None:
+    table = README.split("### Clients")[1].split("## ")[0]
+    named = dict(re.findall(r"^\| ([a-z-]+) \| ([0-9.]+) \|", table, re.MULTILINE))
+    pinned = dict(
+        line.split("==") for line in (ROOT / "requirements/clients.txt").read_text().split()
+        if "==" in line
+    )  # fmt: skip
+    assert named == {name: pinned[name] for name in named}
+    assert len(named) == 5
+
+
 def test_the_two_commands_are_make_targets() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in ("demo", "test", "setup", "check"):
+    for target in ("demo", "test", "test-clients", "setup", "check"):
         assert f"make {target}" in README
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)

@@ -10,6 +10,10 @@ def user(content: Any = "hello") -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
+def called(calls: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": None, "tool_calls": calls}, *user()]
+
+
 @pytest.mark.parametrize(
     ("prompt", "messages", "fields", "kind", "says"),
     [
@@ -53,6 +57,13 @@ def user(content: Any = "hello") -> list[dict[str, Any]]:
         ("a", None, {"tool_choice": "maybe"}, "invalid_request", "tool_choice"),
         ("a", None, {"n": 0}, "invalid_request", "n:"),
         (None, user([{"type": "text", "text": 5}]), {}, "invalid_row", "part without text"),
+        (None, called("f"), {}, "invalid_row", "messages[0].tool_calls must be a list of calls"),
+        (None, called(["f"]), {}, "invalid_row", "tool_calls"),
+        (None, called([{"name": "f"}]), {}, "invalid_row", "tool_calls"),
+        (None, called([{"function": {"arguments": "{}"}}]), {}, "invalid_row", "tool_calls"),
+        (None, called([{"function": {"name": "f", "arguments": 5}}]), {}, "invalid_row", "calls"),
+        ("a", None, {"repetition_penalty": float("inf")}, "invalid_request", "finite"),
+        ("a", None, {"logit_bias": {"1": float("nan")}}, "invalid_request", "finite"),
     ],
 )
 def test_a_bad_row_has_a_reason(

@@ -196,12 +196,21 @@ def test_structured_output_completions_and_models(served: RunConfig) -> None:
     [
         ("chat/completions", b"{", 400, None),
         ("chat/completions", b"[1]", 400, None),
+        ("chat/completions", b'{"messages": [], "\\ud800": 1}', 400, None),
+        ("chat/completions", b'{"model": "\xed\xa0\x80"}', 400, None),
+        ("chat/completions", json.dumps(ask("x", temperature=float("nan"))).encode(), 400, None),
+        ("chat/completions", json.dumps(ask("x", stream="yes")).encode(), 400, None),
+        ("chat/completions", json.dumps(ask("x", metadata=["x"])).encode(), 400, None),
+        ("embeddings", b'{"model": "strong", "input": "x", "stream": true}', 400, None),
+        ("nowhere", b"", 404, None),
+        ("models", b"", 405, None),
         ("chat/completions", json.dumps(ask("x", "gpt")).encode(), 404, "model_not_found"),
         ("chat/completions", json.dumps(ask(" ")).encode(), 400, "invalid_row"),
         ("chat/completions", json.dumps(ask("x", top_p=7)).encode(), 400, "invalid_request"),
         ("chat/completions", json.dumps(ask("x", zzz=7)).encode(), 400, "unsupported"),
         ("chat/completions", json.dumps(ask("x" * 30_000)).encode(), 413, "request_too_large"),
         ("chat/completions", json.dumps(ask("x", max_tokens=10**6)).encode(), 400, None),
+        ("chat/completions", json.dumps(ask("x", n=257, temperature=1)).encode(), 400, None),
         ("completions", b'{"model": "cheap", "prompt": "x", "echo": true}', 400, None),
         ("embeddings", b'{"model": "strong", "input": "x"}', 400, "unsupported"),
         ("chat/completions", json.dumps(ask("broken", "cheap")).encode(), 500, "engine"),
@@ -215,6 +224,11 @@ def test_what_is_wrong_is_said_in_openai_s_words(
     error = reply.json()["error"]
     assert error.keys() == {"message", "type", "param", "code"}
     assert error["code"] == code
+
+
+def test_a_path_names_all_methods_that_it_takes(served: RunConfig) -> None:
+    reply = httpx.request("PUT", f"{url(served)}/files")
+    assert (reply.status_code, reply.headers["allow"]) == (405, "GET, POST")
 
 
 def test_a_deadline_ends_a_request(served: RunConfig) -> None:

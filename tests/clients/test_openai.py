@@ -174,6 +174,8 @@ def test_models_and_files(client: openai.OpenAI) -> None:
         ({"temperature": 9}, openai.BadRequestError),
         ({"messages": []}, openai.BadRequestError),
         ({"max_tokens": 10**6}, openai.BadRequestError),
+        ({"model": "vectors"}, openai.BadRequestError),
+        ({"model": "vectors", "stream": True}, openai.BadRequestError),
     ],
 )
 def test_errors_are_the_clients_own(client: openai.OpenAI, change: Any, error: Any) -> None:

@@ -143,11 +143,8 @@ def _responses(means: _Operation) -> Iterator[tuple[str, Schema]]:
     if means.chunk is not None:
         content["text/event-stream"] = {"schema": _event(means.chunk)}
     ids = {"x-request-id": _HEADER}
-    if means.body is None:
-        yield "200", {"description": "OK", "content": content, "headers": ids}
-    else:
-        headers = ids | {f"x-nightmill-{name}": _HEADER for name in _TOLD}
-        yield "200", {"description": "OK", "content": content, "headers": headers}
+    told = {f"x-nightmill-{name}": _HEADER for name in _TOLD} if means.body else {}
+    yield "200", {"description": "OK", "content": content, "headers": {**ids, **told}}
     if means.answer == "Ready":
         yield "503", {"description": "Not yet", "content": content, "headers": ids}
     for status in sorted({*means.errors, *(() if means.is_open else (401,))}):

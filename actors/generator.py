@@ -130,6 +130,7 @@ class Generator:
         except BaseException:
             # Nobody will ever open the door for them.
             answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
             raise
 
     async def start(self) -> None:

@@ -1,6 +1,7 @@
 """The response cache as the online service uses it: recall for one row, and writing behind it."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from actors.semantic_recall import SemanticRecall
 from pipelines.cache_admission import admissible
 from pipelines.cache_entries import CachedAnswer
 from pipelines.schema import TRAVELLING
+
+logger = logging.getLogger(__name__)
 
 _REFRESH_EVERY_S = 5.0
 _REMEMBERED_S = 60.0
@@ -56,7 +59,8 @@ class OnlineCache:
         """The row, answered if the cache has an answer for it."""
         if not row["_shareable"]:
             return row
-        if (recent := self._recent.get(row["request_key"])) is not None:
+        recent = self._recent.get(row["request_key"])
+        if recent is not None and time.monotonic() - recent[0] <= _REMEMBERED_S:
             return {**row, **_hit(recent[1])}
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, self._recalled, row)
@@ -80,11 +84,14 @@ class OnlineCache:
         self._waiting.append(row)
 
     async def write_regularly(self) -> None:
-        """Until cancelled; then once more."""
+        """Until cancelled; then once more. Trouble costs the answers of one turn, and a warning."""
         try:
             while True:
                 await asyncio.sleep(_WRITE_EVERY_S)
-                await self.write()
+                try:
+                    await self.write()
+                except Exception as error:
+                    logger.warning("response cache: answers of a second were not kept: %s", error)
         finally:
             await self.write()
 

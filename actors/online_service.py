@@ -27,8 +27,11 @@ from pipelines.schema import TRAVELLING
 from pipelines.served import Finished
 from pipelines.worst_case import worst_nusd, worst_tokens
 
-_TRIES = 3
+_TRIES = 5
 """Replicas that a request may lose before it is the request that is given up."""
+_AGAIN_S = 0.2
+"""Before the second try, and twice as long before each further one: until it is known that a
+replica is gone, the next try may meet the same one."""
 
 Row = dict[str, Any]
 
@@ -147,6 +150,7 @@ class Service:
         self.gate, self.observer = gate, observer
         self._flights = Flights()
         self._at: dict[str, int] = dict.fromkeys(tiers, 0)
+        self._closing: set[asyncio.Future[None]] = set()
 
     @property
     def tiers(self) -> list[str]:
@@ -167,8 +171,10 @@ class Service:
             return request
         metadata = body.get("metadata")
         told = metadata if isinstance(metadata, dict) else {}
-        values = {**told, self._policies.tenant: tenant}
-        keyed = {name: values.get(name) for name in self._policies.dialect.keyed_by}
+        given = {**told, self._policies.tenant: tenant}
+        # Nothing else of what a client may call by any name comes near the columns of a row.
+        keyed = {name: given.get(name) for name in self._policies.dialect.keyed_by}
+        values = {**keyed, self._policies.tenant: tenant}
         key = request_key(request, self._policies.policy, keyed).hex()
         return {
             **dict.fromkeys(TRAVELLING.names),
@@ -187,7 +193,7 @@ class Service:
         Raises: Refused, Overloaded, TierGone.
         """
         tokens, nusd = self._worst(asked.row)
-        await self._admit(asked.tenant, tokens, nusd)
+        await self._admit(asked, tokens, nusd)
         shared = asked.row["_shareable"]
         key = asked.row["request_key"] if shared else asked.row["row_id"]
         ended = False
@@ -203,18 +209,33 @@ class Service:
                         pays = flight.pays()
                         asked.row = _taken(asked.row, flight.progress, pays)
         finally:
-            await self._close(asked, tokens, nusd, ended)
+            # Also for who hung up: what is reserved must not stay so, and the books must be told.
+            await asyncio.shield(asyncio.ensure_future(self._close(asked, tokens, nusd, ended)))
 
     def price(self, row: Mapping[str, Any]) -> Price:
         return price_row(row, self._policies.prices)
 
-    async def _admit(self, tenant: str | None, tokens: int, nusd: int) -> None:
+    async def _admit(self, asked: Asked, tokens: int, nusd: int) -> None:
         if self.gate is None:
             return
-        refusal = await self.gate.admit(tenant, tokens, nusd)
+        asking = asyncio.ensure_future(self.gate.admit(asked.tenant, tokens, nusd))
+        try:
+            refusal = await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            # Nobody waits for the answer any more; what it reserves is given back when it comes.
+            given_back = asyncio.ensure_future(self._given_back(asking, asked, tokens, nusd))
+            self._closing.add(given_back)
+            given_back.add_done_callback(self._closing.discard)
+            raise
         if refusal is not None:
-            self.refused(refusal.code, tenant)
+            self.refused(refusal.code, asked.tenant)
             raise Refused(refusal)
+
+    async def _given_back(
+        self, asking: "asyncio.Future[Refusal | None]", asked: Asked, tokens: int, nusd: int
+    ) -> None:
+        if self.gate is not None and await asking is None:
+            await self.gate.settle(asked.tenant, 0, 0, nusd, tokens)
 
     def refused(self, reason: str, tenant: str | None) -> None:
         if self.observer is not None:
@@ -225,9 +246,7 @@ class Service:
         price = asked.price = self.price(row)
         used = sum(w["prompt_tokens"] + w["completion_tokens"] for w in row["_work"] or ())
         if self.gate is not None:
-            settled = self.gate.settle(asked.tenant, used, price.cost_nusd, nusd, tokens)
-            # Also for who hung up: what is reserved must not stay so.
-            await asyncio.shield(asyncio.ensure_future(settled))
+            await self.gate.settle(asked.tenant, used, price.cost_nusd, nusd, tokens)
         if self.observer is not None:
             now = time.monotonic()
             first = None if asked.first is None else asked.first - asked.began
@@ -285,12 +304,13 @@ class Service:
             say(piece)
 
         try:
-            for left in reversed(range(_TRIES)):
+            for tried in range(_TRIES):
                 try:
                     return await self._tiers[tier].turn(request, heard if say else None)
                 except TierGone:
-                    if said or not left:
+                    if said or tried == _TRIES - 1:
                         raise
+                    await asyncio.sleep(_AGAIN_S * 2**tried)
             raise AssertionError
         finally:
             self._at[tier] -= 1

@@ -92,8 +92,14 @@ class BatchRunner:
             busy = [job.folder.tenant for job in self._running]
             if len(busy) >= self._jobs:
                 return
-            if folder.tenant not in busy:
+            if folder.tenant in busy:
+                continue
+            try:
                 self._start(folder, batch)
+            # Whatever is wrong with one batch, those of others go on.
+            except Exception as error:
+                logger.exception("batch %s does not start", batch.id)
+                self._fail(folder, batch, LineError("job_failed", f"it does not start: {error}"))
 
     def _open(self) -> list[tuple[TenantFolder, BatchRequest]]:
         """Batches that have not ended, oldest first."""

@@ -111,13 +111,21 @@ class _Api:
         asked = [self._asked(request, url, one, stream) for one in bodies]
         if stream:
             return await self._streamed(request, asked[0], told, patience)
-        work = asyncio.gather(*(self._finished(one) for one in asked))
-        await _unless_gone(request, work, patience)
+        await _unless_gone(request, self._all_finished(asked), patience)
         rows = [one.row for one in asked]
         answered = joined([answer_body(row) for row in rows], int(time.time()))
         if url == "/v1/embeddings" and body.get("encoding_format") == "base64":
             base64_vectors(answered)
         return JSONResponse(answered, headers=headers_of(asked))
+
+    async def _all_finished(self, asked: Sequence[Asked]) -> None:
+        """Raises: ApiError, the first; then the others are given up."""
+        try:
+            async with asyncio.TaskGroup() as texts:
+                for one in asked:
+                    texts.create_task(self._finished(one))
+        except BaseExceptionGroup as failed:
+            raise failed.exceptions[0] from None
 
     async def _finished(self, asked: Asked) -> None:
         """Raises: ApiError if there is no answer."""

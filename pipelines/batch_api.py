@@ -60,7 +60,7 @@ class BatchRequest:
         if text is None:
             return None
         usd = float(text)
-        if not 0 < usd < 1e9:
+        if not 1e-9 <= usd < 1e9:
             raise ValueError(text)
         return nano_dollars(usd)
 
@@ -150,7 +150,7 @@ def checked_lines(
 def _row(line: bytes, endpoint: str, seen: set[str]) -> dict[str, Any] | tuple[str, str]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return "invalid_json_line", f"is no JSON: {error}"
     if not isinstance(row, dict) or not isinstance(row.get("body"), dict):
         return "invalid_request", "must be an object with custom_id, method, url and body"

@@ -23,9 +23,14 @@ def worst_tokens(
     fields = {**defaults, **request.sampling}
     text = "".join(text_of(m.get("content")) for m in request.messages)
     prompt = len(text.encode()) + _TEMPLATE_TOKENS * len(request.messages)
+    called = [m["tool_calls"] for m in request.messages if "tool_calls" in m]
+    if called:
+        prompt += _TOOL_SPACE * len(json.dumps(called))
     if "tools" in fields:
         # A template may indent them; nothing makes them more than a few times as long.
         prompt += _TOOL_SPACE * len(json.dumps(fields["tools"]))
+    if "encoding_format" in fields:
+        return prompt, 0
     return prompt, (fields.get("max_tokens") or unlimited) * (fields.get("n") or 1)
 
 

@@ -169,11 +169,12 @@ def test_what_cannot_be_is_refused_at_once(client: Callable[[str], openai.OpenAI
     window: Any = "1h"
     with pytest.raises(openai.BadRequestError, match="completion_window: Input should be '24h'"):
         acme.batches.create(input_file_id=file, endpoint=CHAT, completion_window=window)
-    with pytest.raises(openai.BadRequestError, match="budget_usd"):
-        acme.batches.create(
-            input_file_id=file, endpoint=CHAT, completion_window="24h",
-            metadata={"budget_usd": "-1"},
-        )  # fmt: skip
+    for amount in ("-1", "1e-12"):
+        with pytest.raises(openai.BadRequestError, match="budget_usd"):
+            acme.batches.create(
+                input_file_id=file, endpoint=CHAT, completion_window="24h",
+                metadata={"budget_usd": amount},
+            )  # fmt: skip
     with pytest.raises(openai.BadRequestError, match="endpoint"):
         acme.batches.create(input_file_id=file, endpoint="/v1/responses", completion_window="24h")
 
@@ -360,6 +361,7 @@ def test_a_batch_expires_after_its_window(
         (b'{"url": "/v1/chat/completions", "body": {}}', "missing_required_parameter"),
         (b'{"custom_id": "a", "method": "GET", "body": {}}', "invalid_method"),
         (b"\xff", "invalid_json_line"),
+        (b"[" * 100_000, "invalid_json_line"),
         (b"", "empty_file"),
     ],
 )

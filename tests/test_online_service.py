@@ -5,11 +5,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import httpx
 from conftest import tier
 
 from actors.engine import ScriptedEngine
 from actors.online_service import Asked, Service
 from actors.online_tier import OnlineTier, TierGone
+from jobs.online_app import build_app
 from jobs.online_plan import OnlinePlan, plan_endpoint, policies
 from pipelines.config import RunConfig
 from pipelines.errors import RowProblem
@@ -110,6 +112,93 @@ def test_who_leaves_alone_frees_the_engine_and_what_was_reserved(tmp_path: Path)
         return here
 
     here = asyncio.run(leaves())
+    assert (here.gate.open, here.gate.spent) == (0, 0)
+
+
+def test_who_leaves_while_being_admitted_reserves_nothing(tmp_path: Path) -> None:
+    async def leaves() -> Here:
+        here = Here(plan_of(tmp_path))
+        at_once = here.gate.admit
+
+        async def slowly(*given: Any) -> Refusal | None:
+            await asyncio.sleep(0.05)
+            return await at_once(*given)
+
+        here.gate.admit = slowly  # type: ignore[method-assign]
+        task = asyncio.ensure_future(here.answer(here.asked("one")))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        return here
+
+    here = asyncio.run(leaves())
+    assert (here.gate.open, here.gate.spent) == (0, 0)
+
+
+def test_the_books_hear_of_who_hangs_up_twice(tmp_path: Path) -> None:
+    """As a web framework does it, which cancels again whatever waits."""
+
+    class Observer:
+        ended = 0
+
+        def finished(self, seen: Any, traceparent: str | None = None) -> None:
+            self.ended += 1
+
+        def refused(self, reason: str, tenant: str | None) -> None:
+            pass
+
+    async def leaves() -> Observer:
+        here = Here(plan_of(tmp_path))
+        here.service.observer = observer = Observer()
+        settle = here.gate.settle
+
+        async def slowly(*given: Any) -> None:
+            await asyncio.sleep(0.05)
+            await settle(*given)
+
+        here.gate.settle = slowly  # type: ignore[method-assign]
+        task = asyncio.ensure_future(here.answer(here.asked("one")))
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        assert here.gate.open == 0
+        return observer
+
+    assert asyncio.run(leaves()).ended == 1
+
+
+def test_metadata_names_no_column_of_a_row(tmp_path: Path) -> None:
+    here = Here(plan_of(tmp_path))
+    asked = here.asked("one", "acme", metadata={"status": "ok", "_work": "x"})
+    assert asked.row["_values"] == {"tenant": "acme"}
+
+
+def test_texts_of_a_refused_list_are_given_up(tmp_path: Path) -> None:
+    async def refused() -> tuple[int, Here]:
+        plan = plan_of(tmp_path)
+        here, admitted = Here(plan), list[int]()
+        admit = here.gate.admit
+
+        async def two_only(tenant: str | None, tokens: int, nusd: int) -> Refusal | None:
+            admitted.append(nusd)
+            if len(admitted) <= 2:
+                return await admit(tenant, tokens, nusd)
+            return Refusal(429, "too many", "rate_limit_error", "rate_limit_exceeded", 1.0)
+
+        here.gate.admit = two_only  # type: ignore[method-assign]
+        app = build_app(here.service, plan.config.serve)
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            body = {"model": "auto", "prompt": ["a", "b", "c"]}
+            reply = await client.post("/v1/completions", json=body)
+        await asyncio.sleep(0.3)
+        return reply.status_code, here
+
+    status, here = asyncio.run(refused())
+    assert status == 429
     assert (here.gate.open, here.gate.spent) == (0, 0)
 
 

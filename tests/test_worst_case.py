@@ -33,5 +33,15 @@ def test_a_token_is_a_byte_at_least() -> None:
     assert more - less == 2
 
 
+def test_a_vector_has_no_completion() -> None:
+    assert worst_tokens(asked(encoding_format="float"), {})[1] == 0
+
+
+def test_calls_of_earlier_turns_are_part_of_the_prompt() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "x" * 1000}}
+    turns = Request([{"role": "assistant", "tool_calls": [call]}], {"max_tokens": 1})
+    assert worst_tokens(turns, {})[0] > 1000
+
+
 def test_a_replica_s_time_is_not_paid_by_the_token() -> None:
     assert worst_nusd(asked(), {}, HourRate(10**9)) == 0

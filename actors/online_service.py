@@ -3,14 +3,15 @@
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from actors.engine import Say
 from actors.flights import Flight, Flights
 from actors.online_cache import OnlineCache
+from actors.online_request import Asked, Gate, Observer, Refused, Row, Seen
 from actors.online_tier import Overloaded, TierCalls, TierGone
 from actors.referee import Referee
 from actors.router import Router
@@ -24,39 +25,15 @@ from pipelines.refusal import Refusal
 from pipelines.requests import Request
 from pipelines.routing import Candidate
 from pipelines.schema import TRAVELLING
-from pipelines.served import Finished
 from pipelines.worst_case import worst_nusd, worst_tokens
+
+T = TypeVar("T")
 
 _TRIES = 5
 """Replicas that a request may lose before it is the request that is given up."""
 _AGAIN_S = 0.2
 """Before the second try, and twice as long before each further one: until it is known that a
 replica is gone, the next try may meet the same one."""
-
-Row = dict[str, Any]
-
-
-class Gate(Protocol):
-    """Limits of tenants."""
-
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None: ...
-
-    async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
-    ) -> None: ...
-
-
-class Observer(Protocol):
-    """Is told what ended and what was refused."""
-
-    def finished(self, seen: Finished, traceparent: str | None = None) -> None: ...
-
-    def refused(self, reason: str, tenant: str | None) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -76,56 +53,6 @@ class Policies:
     referees: Mapping[str, Referee]
     tenant: str
     most_tokens: int
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A request that has ended, as an observer is told."""
-
-    request_id: str
-    tenant: str | None
-    endpoint: str
-    stream: bool
-    row: Mapping[str, Any]
-    price: Price
-    ttft_s: float | None
-    e2e_s: float
-    cancelled: bool = False
-
-    @property
-    def cost_nusd(self) -> int:
-        return self.price.cost_nusd
-
-    @property
-    def baseline_nusd(self) -> int | None:
-        return self.price.baseline_nusd
-
-
-@dataclass
-class Asked:
-    """A request that was taken in, and what is known of it so far."""
-
-    request_id: str
-    tenant: str | None
-    endpoint: str
-    stream: bool
-    row: Row
-    traceparent: str | None = None
-    began: float = field(default_factory=time.monotonic)
-    first: float | None = None
-    price: Price | None = None
-
-    def spoke(self) -> None:
-        """The client gets its first token."""
-        self.first = self.first or time.monotonic()
-
-
-class Refused(Exception):
-    """A request that its tenant's limits do not let in."""
-
-    def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal.message)
-        self.refusal = refusal
 
 
 class Service:
@@ -150,7 +77,7 @@ class Service:
         self.gate, self.observer = gate, observer
         self._flights = Flights()
         self._at: dict[str, int] = dict.fromkeys(tiers, 0)
-        self._closing: set[asyncio.Future[None]] = set()
+        self._closing: set[asyncio.Task[Any]] = set()
 
     @property
     def tiers(self) -> list[str]:
@@ -210,7 +137,7 @@ class Service:
                         asked.row = _taken(asked.row, flight.progress, pays)
         finally:
             # Also for who hung up: what is reserved must not stay so, and the books must be told.
-            await asyncio.shield(asyncio.ensure_future(self._close(asked, tokens, nusd, ended)))
+            await asyncio.shield(self._surely(self._close(asked, tokens, nusd, ended)))
 
     def price(self, row: Mapping[str, Any]) -> Price:
         return price_row(row, self._policies.prices)
@@ -218,14 +145,12 @@ class Service:
     async def _admit(self, asked: Asked, tokens: int, nusd: int) -> None:
         if self.gate is None:
             return
-        asking = asyncio.ensure_future(self.gate.admit(asked.tenant, tokens, nusd))
+        asking = self._surely(self.gate.admit(asked.tenant, tokens, nusd))
         try:
             refusal = await asyncio.shield(asking)
         except asyncio.CancelledError:
             # Nobody waits for the answer any more; what it reserves is given back when it comes.
-            given_back = asyncio.ensure_future(self._given_back(asking, asked, tokens, nusd))
-            self._closing.add(given_back)
-            given_back.add_done_callback(self._closing.discard)
+            self._surely(self._given_back(asking, asked, tokens, nusd))
             raise
         if refusal is not None:
             self.refused(refusal.code, asked.tenant)
@@ -236,6 +161,14 @@ class Service:
     ) -> None:
         if self.gate is not None and await asking is None:
             await self.gate.settle(asked.tenant, 0, 0, nusd, tokens)
+
+    def _surely(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Work that goes on to its end, whoever stops waiting for it."""
+        task = asyncio.ensure_future(work)
+        # The loop alone would not keep it.
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
 
     def refused(self, reason: str, tenant: str | None) -> None:
         if self.observer is not None:
@@ -332,6 +265,3 @@ def _taken(own: Row, led: Row, pays: bool) -> Row:
     mine = {name: own[name] for name in ("row_id", "url", "_values")}
     source = "duplicate" if led["status"] == "ok" else None
     return {**led, **mine, "source": source, "attempts": 0, "_work": None}
-
-
-__all__ = ["Asked", "Overloaded", "Policies", "Refused", "Seen", "Service", "TierGone"]

@@ -96,10 +96,9 @@ class BatchRunner:
                 continue
             try:
                 self._start(folder, batch)
-            # Whatever is wrong with one batch, those of others go on.
-            except Exception as error:
+            # Those of others go on; this one is tried again in a second, until it expires.
+            except Exception:
                 logger.exception("batch %s does not start", batch.id)
-                self._fail(folder, batch, LineError("job_failed", f"it does not start: {error}"))
 
     def _open(self) -> list[tuple[TenantFolder, BatchRequest]]:
         """Batches that have not ended, oldest first."""

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from actors.engine import Piece
-from actors.online_service import Asked
+from actors.online_request import Asked
 from pipelines.openai_batch import text_logprobs
 
 

@@ -12,12 +12,14 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from actors.online_service import Asked, Overloaded, Refused, Service, TierGone
+from actors.online_request import Asked, Refused
+from actors.online_service import Service
+from actors.online_tier import Overloaded, TierGone
 from jobs.online_answers import Speech, base64_vectors, headers_of, joined
 from jobs.online_auth import Authenticate
 from jobs.online_document import document
 from jobs.online_errors import ApiError, answer_errors, error_of, problem_of
-from jobs.online_reading import Envelope, check_limit, deadline_of, envelope_of, read_body, split
+from jobs.online_reading import Envelope, check_limit, deadline_of, fitted, read_body, split
 from pipelines.errors import RowProblem
 from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve
@@ -104,7 +106,7 @@ class _Api:
 
     async def answer(self, request: Request, url: str) -> Response:
         body = await read_body(request, self._serve.max_body_bytes)
-        told, patience = envelope_of(body), deadline_of(request, self._serve.deadline_s)
+        told, patience = fitted(Envelope, body), deadline_of(request, self._serve.deadline_s)
         self.check_model(told.wanted)
         stream = bool(told.stream)
         bodies = split(url, body, stream, self._serve)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from jobs import online_schemas as own
+from jobs.batches_api import NewBatch
 from pipelines.batch_api import ENDPOINTS
 
 Schema = dict[str, Any]
@@ -56,7 +57,7 @@ OPERATIONS = {
     "GET /v1/files/{file_id}": _Operation("FileObject", (404,)),
     "DELETE /v1/files/{file_id}": _Operation("FileDeleted", (404,)),
     "GET /v1/files/{file_id}/content": _Operation("application/jsonl", (404,)),
-    "POST /v1/batches": _Operation("Batch", (400,)),
+    "POST /v1/batches": _Operation("Batch", (400, 413), "NewBatch"),
     "GET /v1/batches": _Operation("Batch", (400,), listed=True),
     "GET /v1/batches/{batch_id}": _Operation("Batch", (404,)),
     "POST /v1/batches/{batch_id}/cancel": _Operation("Batch", (404,)),
@@ -109,7 +110,7 @@ def _schemas() -> Schema:
 
     models: list[type[BaseModel]] = [
         own.ChatBody, own.CompletionBody, own.EmbeddingBody, own.ErrorBody, own.Health, own.Ready,
-        own.Status, Batch, ChatCompletion, ChatCompletionChunk, Completion,
+        own.Status, NewBatch, Batch, ChatCompletion, ChatCompletionChunk, Completion,
         CreateEmbeddingResponse, FileDeleted, FileObject, Model,
     ]  # fmt: skip
     _, told = models_json_schema(
@@ -143,7 +144,7 @@ def _responses(means: _Operation) -> Iterator[tuple[str, Schema]]:
     if means.chunk is not None:
         content["text/event-stream"] = {"schema": _event(means.chunk)}
     ids = {"x-request-id": _HEADER}
-    told = {f"x-nightmill-{name}": _HEADER for name in _TOLD} if means.body else {}
+    told = {f"x-nightmill-{name}": _HEADER for name in _TOLD} if means.errors == _ANSWERING else {}
     yield "200", {"description": "OK", "content": content, "headers": {**ids, **told}}
     if means.answer == "Ready":
         yield "503", {"description": "Not yet", "content": content, "headers": ids}

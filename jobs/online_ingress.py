@@ -32,7 +32,11 @@ DOOR, INGRESS, SHARED, TIER = (
 _AT_ONCE = 10_000
 _LAST_WORDS_S = 10.0
 _ON_THE_HEAD = {"node:__internal_head__": 0.001}
-_STRAIGHT = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+_STRAIGHT = {
+    "runtime_env": {
+        "env_vars": {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_DIRECT_INGRESS": "0"}
+    }
+}
 """Serve's own threads would take every call twice from one event loop to another."""
 
 
@@ -144,7 +148,7 @@ def applications(plan: OnlinePlan) -> dict[str, serve.Application]:
     places = {tier.name: _place(plan, tier) for tier in config.tiers}
     fronts = Replicas(min=config.serve.replicas, max=config.serve.replicas)
     ingress = _deployment(
-        Ingress, "ingress", whole, fronts, config.serve, _AT_ONCE, {**on_head, **_straight()}
+        Ingress, "ingress", whole, fronts, config.serve, _AT_ONCE, {**on_head, **_STRAIGHT}
     )
     return {
         DOOR: door.bind(config.serve.host, config.serve.port),
@@ -176,7 +180,7 @@ def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
         # What waits for an engine waits inside of it, which takes the next one the moment that it
         # can; Serve would offer it again and again, at intervals that grow to a second.
         seqs(tier) + config.serve.max_queued,
-        {**options, **_straight()},
+        {**options, **_STRAIGHT},
         busy=seqs(tier) / 2,
     )
     return deployment.bind(
@@ -186,10 +190,6 @@ def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
         config.sampling.given(),
         cpu_engines(config.tiers),
     )
-
-
-def _straight() -> dict[str, Any]:
-    return {"runtime_env": {"env_vars": _STRAIGHT}}
 
 
 def _deployment(

@@ -1,13 +1,15 @@
 """What a client sends: its body, what is around the request in it, and how long it would wait."""
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from jobs.online_errors import ApiError
 from pipelines.serve_config import Serve
+
+M = TypeVar("M", bound=BaseModel)
 
 _TEXTS = {"/v1/completions": "prompt", "/v1/embeddings": "input"}
 _NOT_HERE = ("echo", "suffix", "best_of")
@@ -67,10 +69,13 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
     return {name: value for name, value in body.items() if value is not None}
 
 
-def envelope_of(body: dict[str, Any]) -> Envelope:
-    """Raises: ApiError naming the field."""
+def fitted(model: type[M], body: dict[str, Any]) -> M:
+    """The body as this model has it.
+
+    Raises: ApiError naming the field.
+    """
     try:
-        return Envelope.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         first = error.errors()[0]
         param = ".".join(str(part) for part in first["loc"])

@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,6 +12,8 @@ from jobs.cluster import connect
 from jobs.online_plan import plan_endpoint
 from pipelines.config import RunConfig
 from pipelines.errors import RunFailure
+
+_DOOR_S = 5.0
 
 
 def deploy(config: RunConfig) -> str:
@@ -60,7 +63,9 @@ def end() -> None:
 
     from jobs.online_ingress import DOOR, INGRESS
 
-    ray_serve.get_deployment_handle("door", DOOR).close.remote().result()
+    with suppress(Exception):
+        # One that is being replaced lets nobody in anyhow.
+        ray_serve.get_deployment_handle("door", DOOR).close.remote().result(timeout_s=_DOOR_S)
     # The tiers work on for as long as somebody who was let in may need them.
     ray_serve.delete(INGRESS)
     ray_serve.shutdown()

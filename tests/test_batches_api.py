@@ -296,6 +296,32 @@ def test_a_batch_that_cannot_run_says_why(
     assert acme.batches.retrieve(cancelled).status == "cancelled"
 
 
+def test_one_batch_that_does_not_start_keeps_no_other_back(
+    client: Callable[[str], openai.OpenAI],
+    data: Directory,
+    make_config: MakeConfig,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    acme, other = client("acme"), client("other")
+    stuck, wrong = created(acme, [line("a")]), created(other, [line("a"), line("a")])
+    write_input = BatchWork.write_input
+
+    def hiccups(self: BatchWork) -> Any:
+        if self._folder.tenant == "acme":
+            raise OSError("the storage is away")
+        return write_input(self)
+
+    monkeypatch.setattr(BatchWork, "write_input", hiccups)
+    runner = BatchRunner(data, make_config([]))
+    runner.step()
+    assert other.batches.retrieve(wrong).status == "failed"
+    assert acme.batches.retrieve(stuck).status == "validating"
+    monkeypatch.undo()
+    acme.batches.cancel(stuck)
+    runner.step()
+    assert acme.batches.retrieve(stuck).status == "cancelled"
+
+
 @pytest.mark.usefixtures("on_this_ray")
 def test_a_running_batch_is_cancelled(
     client: Callable[[str], openai.OpenAI], data: Directory, make_config: MakeConfig

@@ -9,7 +9,8 @@ import httpx
 from conftest import tier
 
 from actors.engine import ScriptedEngine
-from actors.online_service import Asked, Service
+from actors.online_request import Asked
+from actors.online_service import Service
 from actors.online_tier import OnlineTier, TierGone
 from jobs.online_app import build_app
 from jobs.online_plan import OnlinePlan, plan_endpoint, policies

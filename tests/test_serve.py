@@ -1,6 +1,7 @@
 """The endpoint on real Ray Serve, asked by OpenAI's client over real HTTP."""
 
 import asyncio
+import contextlib
 import json
 import socket
 from collections import defaultdict
@@ -255,12 +256,12 @@ def test_who_would_wait_too_long_is_told_to_come_again(served: RunConfig) -> Non
 
 def replica(kind: str) -> psutil.Process:
     """One of our own replicas: other clusters may run on this machine."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if f"ServeReplica:nightmill{kind}" in " ".join(process.cmdline())
-    ]
-    return found[0]
+    for process in psutil.Process().children(recursive=True):
+        # One that has ended since, or that nobody has waited for, has no command line to read.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if f"ServeReplica:nightmill{kind}" in " ".join(process.cmdline()):
+                return process
+    raise LookupError(f"no replica {kind!r} runs")
 
 
 @pytest.mark.parametrize("kind", ["-tier-strong", ":ingress"])

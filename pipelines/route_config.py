@@ -198,7 +198,9 @@ class Calibrated(Section):
         "budget_usd buys, for the whole input at once",
     )
     sample_rows: int = Field(
-        1000, ge=100, description="of the input that are answered by both tiers"
+        1000,
+        ge=100,
+        description="of the input that both tiers answer at most: fewer where more would not pay",
     )
     calibrate: Literal["beforehand", "in_run"] = Field(
         "beforehand",

@@ -13,7 +13,9 @@ import numpy as np
 
 from pipelines.api_tier import API
 from pipelines.config import RunConfig
+from pipelines.language import languages_revision
 from pipelines.requests import Request
+from pipelines.route_config import Rules
 from pipelines.tier import VLLM, Tier
 
 KEY_BYTES = 16
@@ -81,8 +83,10 @@ def policy_digest(config: RunConfig, learned: bytes = b"") -> bytes:
         learned: the digest of the plan that routing was calibrated to.
     """
     tiers = {tier.name: tier_identity(tier) for tier in config.tiers}
-    route = config.route.model_dump(mode="json")
-    return digest(canonical_json([route, tiers, config.sampling.given()]) + learned)
+    decides: list[Any] = [config.route.model_dump(mode="json"), tiers, config.sampling.given()]
+    if isinstance(config.route, Rules) and config.route.asks_language:
+        decides.append(languages_revision())
+    return digest(canonical_json(decides) + learned)
 
 
 def tier_identity(tier: Tier) -> list[Any]:

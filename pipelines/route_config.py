@@ -18,6 +18,9 @@ class Match(Section):
     max_prompt_chars: PositiveInt | None = None
     min_prompt_chars: PositiveInt | None = None
     regex: str | None = Field(None, description="searched in the last user message")
+    languages: list[str] | None = Field(
+        None, min_length=1, description="of the last user message, one of these: codes such as de"
+    )
     columns: dict[str, list[str]] = Field(
         default_factory=dict, description="user's column -> accepted values, compared as text"
     )
@@ -37,6 +40,10 @@ class Rules(Section):
     policy: Literal["rules"]
     rules: list[Rule]
     otherwise: str = Field(description="the tier of rows that no rule matches")
+
+    @property
+    def asks_language(self) -> bool:
+        return any(rule.when.languages for rule in self.rules)
 
 
 class Gatekeeper(Section):

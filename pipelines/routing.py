@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 from pipelines.cascade import Ladder, build_ladder
 from pipelines.errors import UsageProblem
+from pipelines.language import languages
 from pipelines.requests import Request, text_of
 from pipelines.route_config import Calibrated, Cascade, Fixed, Gatekeeper, Match, Route
 
@@ -80,7 +82,8 @@ class RulesPolicy:
     """The first rule that matches decides.
 
     Raises:
-        UsageProblem: a regular expression does not compile, naming its key.
+        UsageProblem: a regular expression does not compile, or a language is not known, naming
+            its key.
     """
 
     def __init__(self, rules: Sequence[tuple[Match, str]], otherwise: str) -> None:
@@ -88,15 +91,17 @@ class RulesPolicy:
             (match, _compiled(match.regex, i), Decision(tier, f"rule {i}"))
             for i, (match, tier) in enumerate(rules)
         ]
+        for i, (match, _) in enumerate(rules):
+            _check_languages(match.languages, i)
         self._otherwise = Decision(otherwise, "no rule matched")
         self.columns = sorted({name for match, _ in rules for name in match.columns})
 
     def decide(self, candidates: Sequence[Candidate]) -> list[Decision]:
-        return [self._decide(candidate) for candidate in candidates]
+        return [self._decide(_Looked(candidate)) for candidate in candidates]
 
-    def _decide(self, candidate: Candidate) -> Decision:
+    def _decide(self, looked: "_Looked") -> Decision:
         for match, regex, decision in self._rules:
-            if _matches(match, regex, candidate):
+            if _matches(match, regex, looked):
                 return decision
         return self._otherwise
 
@@ -133,15 +138,42 @@ def _compiled(pattern: str | None, i: int) -> re.Pattern[str] | None:
         raise UsageProblem(f"route.rules.{i}.when.regex: {error}") from error
 
 
-def _matches(match: Match, regex: re.Pattern[str] | None, candidate: Candidate) -> bool:
-    if match.max_prompt_chars is not None or match.min_prompt_chars is not None:
-        length = sum(len(text_of(m.get("content"))) for m in candidate.request.messages)
-        if match.max_prompt_chars is not None and length > match.max_prompt_chars:
-            return False
-        if match.min_prompt_chars is not None and length < match.min_prompt_chars:
-            return False
-    if regex is not None and not regex.search(candidate.request.last_user_text):
+def _check_languages(asked: Sequence[str] | None, i: int) -> None:
+    if asked and (unknown := sorted(set(asked) - languages().codes)):
+        raise UsageProblem(
+            f"route.rules.{i}.when.languages: {', '.join(unknown)}: cannot be told; known are "
+            f"{', '.join(sorted(languages().codes))}"
+        )
+
+
+class _Looked:
+    """A candidate, and what rules have found out about it: once, and only what they ask."""
+
+    def __init__(self, candidate: Candidate) -> None:
+        self._request, self.columns = candidate.request, candidate.columns
+
+    @cached_property
+    def length(self) -> int:
+        return sum(len(text_of(m.get("content"))) for m in self._request.messages)
+
+    @cached_property
+    def text(self) -> str:
+        return self._request.last_user_text
+
+    @cached_property
+    def language(self) -> str | None:
+        return languages().of(self.text)
+
+
+def _matches(match: Match, regex: re.Pattern[str] | None, looked: _Looked) -> bool:
+    """The language last: it takes longest to tell."""
+    if match.max_prompt_chars is not None and looked.length > match.max_prompt_chars:
         return False
-    return all(
-        str(candidate.columns.get(name)) in accepted for name, accepted in match.columns.items()
-    )
+    if match.min_prompt_chars is not None and looked.length < match.min_prompt_chars:
+        return False
+    if regex is not None and not regex.search(looked.text):
+        return False
+    columns = match.columns.items()
+    if not all(str(looked.columns.get(name)) in accepted for name, accepted in columns):
+        return False
+    return match.languages is None or looked.language in match.languages

@@ -1,8 +1,12 @@
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from conftest import MakeConfig
 
 from pipelines.errors import UsageProblem
+from pipelines.keys import policy_digest
 from pipelines.requests import Request
 from pipelines.route_config import Fixed, Match, Rule, Rules
 from pipelines.routing import Candidate, build_policy
@@ -36,6 +40,15 @@ def test_fixed_sends_every_row_to_its_tier() -> None:
         ({"columns": {"task": ["a"]}}, candidate("x", task=None), False),
         ({"columns": {"level": ["3"]}}, candidate("x", level=3), True),
         ({"columns": {"task": ["a"]}, "regex": "y"}, candidate("x", task="a"), False),
+        ({"languages": ["de", "fr"]}, candidate("Wie koche ich Reis?"), True),
+        ({"languages": ["de", "fr"]}, candidate("How do I cook rice?"), False),
+        ({"languages": ["de"]}, candidate("How do I cook?", system="Antworte immer kurz"), False),
+        ({"languages": ["ja"]}, candidate("ご飯の炊き方を教えてください"), True),
+        # Nothing tells the language of these, so they are in none.
+        ({"languages": ["en", "sr"]}, candidate("42 + 17"), False),
+        ({"languages": ["en", "sr"]}, candidate("ok"), False),
+        ({"languages": ["de"], "regex": "Reis"}, candidate("Wie koche ich Reis?"), True),
+        ({"languages": ["de"], "regex": "Brot"}, candidate("Wie koche ich Reis?"), False),
     ],
 )
 def test_a_rule_matches_when_all_its_conditions_hold(
@@ -58,3 +71,35 @@ def test_the_first_matching_rule_decides_and_is_named() -> None:
 def test_a_broken_expression_is_named() -> None:
     with pytest.raises(UsageProblem, match=r"route\.rules\.0\.when\.regex"):
         rules(({"regex": "("}, "cheap"))
+
+
+def test_an_unknown_language_is_named_with_the_known_ones() -> None:
+    with pytest.raises(
+        UsageProblem, match=r"route\.rules\.0\.when\.languages: german.*known are .*de"
+    ):
+        rules(({"languages": ["german"]}, "cheap"))
+
+
+def test_rules_without_a_language_load_no_detector() -> None:
+    code = (
+        "import sys, pipelines.routing as r, pipelines.route_config as c\n"
+        "rules = [{'when': {'regex': 'a'}, 'tier': 'x'}]\n"
+        "raw = {'policy': 'rules', 'rules': rules, 'otherwise': 'y'}\n"
+        "r.build_policy(c.Rules.model_validate(raw))\n"
+        "sys.exit('py3langid' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_another_detector_is_another_policy(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keyed(**when: Any) -> bytes:
+        rule = {"when": when, "tier": "only"}
+        route = {"policy": "rules", "rules": [rule], "otherwise": "only"}
+        return policy_digest(make_config([], route=route))
+
+    spoken, written = keyed(languages=["de"]), keyed(regex="x")
+    monkeypatch.setattr("pipelines.keys.languages_revision", lambda: "newer")
+    assert keyed(languages=["de"]) != spoken
+    assert keyed(regex="x") == written

@@ -21,10 +21,10 @@ from jobs.route_findings import RouteCalibration, findings
 from jobs.route_plans import route_plans
 from jobs.route_sampling import Sampled, draw
 from jobs.route_spending import note_calibration, spent_on
+from pipelines.calibrated_config import Calibrated, Classifier, Learned
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.prices import NUSD
-from pipelines.route_config import Calibrated, Classifier, Learned
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
 from pipelines.sample_size import Enough, Prospect, Sampling, looks, prospects, why_enough
 from pipelines.within_budget import frontier

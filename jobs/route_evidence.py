@@ -10,15 +10,15 @@ from actors.embedder import Embedder
 from actors.known_answers import SERVED
 from actors.learned_policy import prompt_of
 from actors.route_fit import Judged
-from jobs.route_quality import qualities, text_of_answer
+from jobs.route_grading import doubt_by_grade, graded, is_full
+from jobs.route_quality import qualities
 from jobs.route_sampling import Answer, Answered, Sampled, answer
-from pipelines.cascade import CUT_SHORT
+from pipelines.calibrated_config import Calibrated, CertifiedCascade, Learned
 from pipelines.certify import Costs
 from pipelines.confidence import MEASURES, Measure, confidence
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.prices import NUSD
-from pipelines.route_config import Calibrated, CertifiedCascade, Learned
 from pipelines.routing import Candidate
 from pipelines.worth import Advice, advise
 
@@ -51,8 +51,10 @@ class Evidence:
         new = {s.key: s for s in sample if s.key not in self._answers}
         if new:
             answered, cost = answer(self._left(), self._route, list(new.values()), self._divert)
-            self._answers |= {a.sampled.key: a for a in answered}
             self.spent_nusd += cost
+            answered, cost = graded(self._left(), self._route, answered, self._divert)
+            self.spent_nusd += cost
+            self._answers |= {a.sampled.key: a for a in answered}
         rows = [replace(self._answers[sampled.key], sampled=sampled) for sampled in sample]
         reached = [row for row in rows if row.was_reached]
         self._judge(reached)
@@ -72,14 +74,17 @@ class Evidence:
         Raises:
             UsageProblem: the strong tier costs nothing.
         """
-        kept = float(np.mean([float(row.cheap["cost_usd"]) for row in self._rows]))
-        sent = self._strong_usd()
-        if not sent:
+        cheap, strong, grade = (
+            float(np.mean([_usd(said) for said in answers]))
+            for answers in zip(*((r.cheap, r.strong, r.grade) for r in self._rows), strict=True)
+        )
+        if not strong:
             raise UsageProblem(
                 "tiers: the strong tier's answers cost nothing, so nothing can be saved"
             )
-        # What escalates in a cascade has been answered cheap before.
-        return Costs(kept, sent + kept * isinstance(self._route, CertifiedCascade), sent)
+        # What escalates in a cascade has been answered cheap before; all have been graded.
+        first = cheap * isinstance(self._route, CertifiedCascade)
+        return Costs(kept=cheap + grade, sent=first + grade + strong, strong=strong)
 
     def advice(self) -> Advice:
         """Whether this pair of tiers can pay at all."""
@@ -89,7 +94,8 @@ class Evidence:
 
     def extra_usd(self) -> float:
         """What a row has cost beyond the strong tier's answer."""
-        return max(self.spent_nusd / NUSD / len(self._rows) - self._strong_usd(), 0.0)
+        strong = sum(_usd(answered.strong) for answered in self._answers.values())
+        return max(self.spent_nusd / NUSD - strong, 0.0) / len(self._rows)
 
     def known(self) -> pa.Table:
         """The strong tier's full answers, which are at least as good as what rows would get."""
@@ -102,9 +108,6 @@ class Evidence:
         names = ("known_key", *SERVED)
         schema = pa.schema([(name, kinds.get(name, pa.string())) for name in names])
         return pa.Table.from_pylist(rows, schema=schema)
-
-    def _strong_usd(self) -> float:
-        return float(np.mean([float(row.strong["cost_usd"]) for row in self._rows]))
 
     def _left(self) -> RunConfig:
         """What is spent is not there for what follows."""
@@ -133,19 +136,25 @@ class Evidence:
         return np.stack([self._vectors[text] for text in texts])
 
     def _doubts(self) -> dict[str, np.ndarray]:
-        if not isinstance(self._route, CertifiedCascade):
+        """By measure, what needs no learning."""
+        route, rows = self._route, self._rows
+        if isinstance(route, Learned):
             return {}
-        asked = self._route.measure
-        measures = MEASURES if asked == "auto" else (asked,)
-        return {m: np.array([_doubt(row.cheap, m) for row in self._rows]) for m in measures}
+        if isinstance(route, CertifiedCascade) and route.verifier is None:
+            measures = MEASURES if route.measure == "auto" else (route.measure,)
+            return {m: np.array([_unsure(row, m) for row in rows]) for m in measures}
+        return {"grade": np.array([doubt_by_grade(route, row) for row in rows])}
 
 
 def _judged_as(row: Answered) -> tuple[str, str | None]:
     return row.sampled.key, row.sampled.label
 
 
-def _doubt(cheap: Answer, measure: Measure) -> float:
+def _usd(said: Answer | None) -> float:
+    return float(said["cost_usd"]) if said else 0.0
+
+
+def _unsure(row: Answered, measure: Measure) -> float:
     """As the cascade will see it: what is not a full answer escalates."""
-    sure = confidence(cheap["token_logprobs"], measure)
-    is_full = text_of_answer(cheap) is not None and cheap["finish_reason"] != CUT_SHORT
-    return -sure if is_full and sure is not None else np.inf
+    sure = confidence(row.cheap["token_logprobs"], measure)
+    return -sure if is_full(row) and sure is not None else np.inf

@@ -137,7 +137,10 @@ def _verdict(found: RouteCalibration) -> str:
         )
     promise = f"{floor.loss_points:g} points at {100 * floor.confidence:g} % confidence"
     if certificate.threshold is None:
-        return f"nothing can be certified within {promise}: every row goes to the strong tier"
+        return (
+            f"nothing that saves can be certified within {promise}: every row goes to the strong "
+            "tier"
+        )
     return (
         f"certified within {promise}: {100 * certificate.saving:.1f} % saved, "
         f"{100 * certificate.share_cheap:.1f} % of rows stay cheap; quality "

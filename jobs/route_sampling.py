@@ -10,12 +10,12 @@ import numpy as np
 from jobs.batch import run
 from jobs.preflight import Plan
 from jobs.summary import Summary
+from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.keys import digest
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
@@ -59,16 +59,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Answered:
-    """What both tiers said to a sampled row."""
+    """What the tiers said to a sampled row.
+
+    Attributes:
+        grade: the reply of the tier that grades; None where it was not asked.
+    """
 
     sampled: Sampled
     cheap: Answer
     strong: Answer
+    grade: Answer | None = None
 
     @property
     def was_reached(self) -> bool:
         """A tier that could not be reached tells nothing of its answers."""
-        return self.cheap["fallback_from"] is None and self.strong["fallback_from"] is None
+        said = (self.cheap, self.strong, self.grade)
+        return all(answer is None or answer["fallback_from"] is None for answer in said)
 
 
 def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
@@ -169,7 +175,8 @@ def ask(
 
 
 def _lines(route: Calibrated, sampled: Sampled) -> Iterator[Line]:
-    sure = {"logprobs": True} if isinstance(route, CertifiedCascade) else {}
+    asks_sureness = isinstance(route, CertifiedCascade) and route.verifier is None
+    sure = {"logprobs": True} if asks_sureness else {}
     for tier, more in ((route.cheap, sure), (route.strong, {})):
         fields = {**sampled.request.sampling, **more}
         yield Line(_name(sampled, tier), tier, sampled.request.messages, fields)

@@ -26,7 +26,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.prices import NUSD
 from pipelines.route_plan import RoutePlan, plan_key, save_plan
-from pipelines.sample_size import Enough, Prospect, Sampling, looks, prospects, why_enough
+from pipelines.sample_size import LUCK, Enough, Prospect, Sampling, looks, prospects, why_enough
 from pipelines.within_budget import frontier
 
 Say = Callable[[str], None]
@@ -85,16 +85,25 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
 def _grow(
     evidence: Evidence, route: Calibrated, sample: Sequence[Sampled], num_rows: int, say: Say
 ) -> Enough | None:
-    """Ask about more and more of the sample, until more cannot pay; why it was not all of it."""
+    """Ask about more and more of the sample, until more cannot pay; why it was not all of it.
+
+    Raises:
+        UsageProblem: a tier could not be reached.
+    """
     # Quality that money buys has no saving to weigh a row against.
     sizes = [len(sample)] if route.objective == "max_quality" else looks(len(sample))
     for i, size in enumerate(sizes):
         say(f"{size:,} rows of {num_rows:,} are answered by {route.cheap}, {route.strong}")
         evidence.add(sample[sizes[i - 1] if i else 0 : size])
+        if len(evidence) < _LEAST_ROWS:
+            raise UsageProblem(
+                f"route: both tiers could be reached for only {len(evidence)} rows of the sample; "
+                f"{_LEAST_ROWS} are the least. Run the same command again once they answer"
+            )
         if larger := sizes[i + 1 :]:
             known, _ = evidence.judged().halves()
             fit, promise = next(_fits(route, known)), _promise(route, evidence, num_rows)
-            ahead = _prospects(fit, known, promise, evidence, larger)
+            ahead = _prospects(fit, known, promise, evidence, larger, LUCK)
             if enough := why_enough(evidence.advice(), ahead):
                 say(f"enough: {enough.reason}")
                 return enough
@@ -106,11 +115,16 @@ def _promise(route: Calibrated, evidence: Evidence, num_rows: int) -> Promise:
 
 
 def _prospects(
-    fit: Fit, known: Judged, promise: Promise, evidence: Evidence, sizes: Sequence[int]
+    fit: Fit,
+    known: Judged,
+    promise: Promise,
+    evidence: Evidence,
+    sizes: Sequence[int],
+    luck: float = 0.0,
 ) -> list[Prospect]:
     sampling = Sampling(len(evidence), promise.ahead, evidence.extra_usd())
     floor, costs = promise.floor, promise.costs
-    return prospects(fit.scores, known.gains, fit.grid, floor, costs, sampling, sizes)
+    return prospects(fit.scores, known.gains, fit.grid, floor, costs, sampling, sizes, luck)
 
 
 def _fits(route: Calibrated, known: Judged) -> Iterator[Fit]:

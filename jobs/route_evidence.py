@@ -69,14 +69,15 @@ class Evidence:
         return Judged(texts, vectors, quality[:, 0], quality[:, 1], self._doubts(), held)
 
     def costs(self) -> Costs:
-        """Of a row, in dollars.
+        """Of a row, in dollars; told by the rows of the fit, because it may end the sampling.
 
         Raises:
             UsageProblem: the strong tier costs nothing.
         """
+        known = [row for row in self._rows if not row.sampled.held]
         cheap, strong, grade = (
             float(np.mean([_usd(said) for said in answers]))
-            for answers in zip(*((r.cheap, r.strong, r.grade) for r in self._rows), strict=True)
+            for answers in zip(*((r.cheap, r.strong, r.grade) for r in known), strict=True)
         )
         if not strong:
             raise UsageProblem(

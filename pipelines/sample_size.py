@@ -2,13 +2,14 @@
 
 A sample is looked at after 300 rows, and whenever it has doubled. What may end it are rows that
 routing is fitted to. Those of the test are not looked at before the sample has its size, and then
-once: a size that follows from other rows leaves their proof what it is. Only that a pair of tiers
-cannot pay may be told by all rows, because it ends without a certificate, and none cannot be
-wrong.
+once: a size that follows from other rows leaves their proof what it is. (Of what sampling has cost
+their part is known, not what it bought.) Only that a pair of tiers cannot pay may be told by all
+rows, because it ends without a certificate, and none cannot be wrong.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,6 +18,9 @@ from pipelines.certify import Certificate, Costs, Floor, certify
 from pipelines.worth import Advice
 
 FIRST_LOOK = 300
+LUCK = 1.0
+"""How much better than projected a larger sample may do before sampling is given up: small samples
+project badly. In standard errors, chosen among 0, .5, 1 and 2 by `bench.sample_size`."""
 _LEAST_GROWTH = 1.5
 """A last step that adds less is taken with the one before it: each look starts the engines."""
 
@@ -89,23 +93,27 @@ def prospects(
     costs: Costs,
     sampling: Sampling,
     sizes: Sequence[int],
+    luck: float = 0.0,
 ) -> list[Prospect]:
     """Of samples of these sizes, were their rows like these: these, over and over.
 
     Args:
         scores: of the rows that routing is fitted to, by models that had not seen them; the test
             has as many rows.
+        luck: by so many standard errors of a loss as high as the floor the larger ones do better.
     """
 
-    def of(size: int) -> Certificate:
+    def of(size: int, floor: Floor) -> Certificate:
         rows = round(len(np.asarray(scores)) * size / sampling.rows)
         score, gain = (np.resize(np.asarray(v, np.float64), rows) for v in (scores, gains))
         each = (costs.kept, costs.sent, costs.strong)
         repeated = Costs(*(c if np.ndim(c) == 0 else np.resize(c, rows) for c in each))
         return certify(score, gain, grid, floor, repeated, sampling.ahead)
 
-    now, strong = of(sampling.rows), float(np.mean(np.asarray(costs.strong, np.float64)))
-    larger = [(size, of(size)) for size in sizes]
+    now, strong = of(sampling.rows, floor), float(np.mean(np.asarray(costs.strong, np.float64)))
+    error = math.sqrt(floor.loss / len(np.asarray(scores)))
+    hoped = replace(floor, loss_points=floor.loss_points + 100 * luck * error)
+    larger = [(size, of(size, hoped)) for size in sizes]
     return [
         Prospect(size, found, worth_sampling(now, found, sampling, size, strong))
         for size, found in larger

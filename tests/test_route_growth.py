@@ -9,6 +9,7 @@ from conftest import tier, write_jsonl
 
 from jobs.route_calibration import calibrate_route
 from pipelines.config import RunConfig
+from pipelines.errors import UsageProblem
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 CHEAP_PRICE = {"kind": "serverless", "usd_per_mtok": {"input": 0.05, "output": 0.15}}
@@ -77,6 +78,13 @@ def test_a_pair_that_cannot_pay_is_left_at_the_first_look(tmp_path: Path) -> Non
 def test_rows_that_would_not_pay_for_themselves_are_not_sampled(tmp_path: Path) -> None:
     """Few are left that a better certificate could save on."""
     found = calibrate_route(
-        configured(tmp_path, 1250, 1200, [{"response": "yes", "confidence": 0.9}]), lambda _: None
+        configured(tmp_path, 620, 600, [{"response": "yes", "confidence": 0.9}]), lambda _: None
     )
     assert (found.rows, found.enough) == (300, "more rows would not pay for themselves")
+
+
+def test_a_sample_that_a_tier_could_not_be_reached_for_is_refused(tmp_path: Path) -> None:
+    raw = configured(tmp_path, 400, 200, [{"fails": "unavailable"}]).model_dump()
+    raw["tiers"][0]["fallback"] = "strong"
+    with pytest.raises(UsageProblem, match=r"reached for only 0 rows.*again once they answer"):
+        calibrate_route(RunConfig.model_validate(raw), lambda _: None)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pipelines.certify import Costs, Floor, certify
-from pipelines.sample_size import Enough, Prospect, Sampling, looks, prospects, why_enough
+from pipelines.sample_size import LUCK, Enough, Prospect, Sampling, looks, prospects, why_enough
 from pipelines.worth import Advice, advise
 
 MILLION = 1_000_000
@@ -49,6 +49,20 @@ def test_a_larger_sample_pays_until_it_costs_more_than_it_saves() -> None:
     assert not told(500, sizes=(1200,))[0].pays
 
 
+def test_a_larger_sample_may_be_luckier() -> None:
+    """Three of 150 rows are lost: two in a hundred, or by luck one."""
+    gains, costs, sampling = np.zeros(150), Costs(kept=0.1), Sampling(300, MILLION, 0.1)
+    gains[:3] = 1
+
+    def certified(luck: float) -> float:
+        rows, floor = np.zeros(150), Floor(1.0)
+        (found,) = prospects(rows, gains, [0.0], floor, costs, sampling, [9600], luck)
+        return found.certificate.saving
+
+    assert certified(0) == 0
+    assert certified(2) == pytest.approx(0.9)
+
+
 def test_what_is_certified_already_is_not_worth_more_rows() -> None:
     scores = np.linspace(0, 1, 2000)
     costs, sampling = Costs(kept=0.1), Sampling(4000, MILLION, 0.1)
@@ -77,7 +91,8 @@ def test_a_size_that_the_rows_of_the_fit_chose_does_not_spoil_the_certificate() 
         for size in (300, 600, 1200, 2400):
             gains, sampling = known[: size // 2].astype(float), Sampling(size, ahead, 0.1)
             larger = [n for n in (600, 1200, 2400) if n > size]
-            likely = prospects(np.zeros(size // 2), gains, [0.0], floor, costs, sampling, larger)
+            rows = np.zeros(size // 2)
+            likely = prospects(rows, gains, [0.0], floor, costs, sampling, larger, LUCK)
             if why_enough(advice(30), likely):
                 break
         sizes.append(size)

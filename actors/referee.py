@@ -96,6 +96,7 @@ def _given(row: Row, label: Any) -> Given:
         parked=parked["response"] if parked else None,
         row_id=row["row_id"],
         label=None if label is None else str(label),
+        tier=(parked or row)["tier"],
     )
 
 

@@ -1,7 +1,7 @@
 """Fitting a route to judged rows, and certifying it on others."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Judged:
         cheap, strong: quality of each tier's answer, from 0 to 1: of shape (rows,).
         doubts: by measure, the cheap model's confidence in its answer, negated; infinite where
             an answer is none to be sure of. Of shape (rows,) each; empty where nobody asked.
+        held: which rows are to certify on, the others to fit on: booleans of shape (rows,).
     """
 
     texts: Sequence[str]
@@ -29,21 +30,21 @@ class Judged:
     cheap: np.ndarray
     strong: np.ndarray
     doubts: Mapping[str, np.ndarray]
+    held: np.ndarray
 
     @property
     def gains(self) -> np.ndarray:
         return self.strong - self.cheap
 
-    def at(self, rows: np.ndarray) -> "Judged":
+    def halves(self) -> tuple["Judged", "Judged"]:
+        """To fit on, and to certify on."""
+        return self._at(np.flatnonzero(~self.held)), self._at(np.flatnonzero(self.held))
+
+    def _at(self, rows: np.ndarray) -> "Judged":
         texts = [self.texts[i] for i in rows]
         doubts = {name: doubt[rows] for name, doubt in self.doubts.items()}
-        return Judged(texts, self.vectors[rows], self.cheap[rows], self.strong[rows], doubts)
-
-    def halves(self, seed: int) -> tuple["Judged", "Judged"]:
-        """To fit on, and to certify on."""
-        order = np.random.default_rng(seed).permutation(len(self.texts))
-        middle = len(order) // 2
-        return self.at(np.sort(order[:middle])), self.at(np.sort(order[middle:]))
+        qualities = self.cheap[rows], self.strong[rows]
+        return Judged(texts, self.vectors[rows], *qualities, doubts, self.held[rows])
 
 
 @dataclass(frozen=True)
@@ -61,26 +62,44 @@ class Promise:
 
 @dataclass(frozen=True)
 class Fit:
-    """A fitted route.
+    """A fitted route, of which nothing is certified yet.
 
     Attributes:
-        learned: None for a cascade, whose score is the model's own.
-        scores: of the rows that it was certified on.
-        grid: the thresholds that were tried.
-        curve: of those rows.
+        learned: None where a row's score is its doubt.
+        measure: that score's; the learner's name where there is one.
+        scores: of the rows that it was fitted to, as if they were new.
+        grid: the thresholds to be tried.
     """
 
     learned: FittedRoute | None
-    certificate: Certificate
+    measure: str
     scores: np.ndarray
     grid: np.ndarray
+
+    def scores_of(self, rows: Judged) -> np.ndarray:
+        """Higher where the strong tier gains more: of shape (rows,)."""
+        if self.learned is None:
+            return rows.doubts[self.measure]
+        return self.learned.scores(rows.texts, rows.vectors)
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a fit is worth on rows that it has not seen.
+
+    Attributes:
+        scores: of these rows.
+        curve: of these rows.
+    """
+
+    fit: Fit
+    certificate: Certificate
+    scores: np.ndarray
     curve: RouteCurve
 
 
-def fit_route(
-    model: str, known: Judged, held: Judged, promise: Promise, unfamiliar: float, seed: int
-) -> Fit:
-    """Learn from `known`, certify on `held`; the guard against unlike rows is certified with it.
+def fit_route(model: str, known: Judged, unfamiliar: float, seed: int) -> Fit:
+    """Learn from `known`, with a guard against unlike rows.
 
     Args:
         model: a learner's name, or auto.
@@ -89,14 +108,13 @@ def fit_route(
     rows = np.hstack([known.vectors, features(known.texts)])
     scorer = fit(model, rows, known.gains, seed)
     guard = Familiarity.fit(known.vectors, unfamiliar) if unfamiliar else None
-    learned = FittedRoute(scorer, guard)
     # A scorer is surer of rows that it has learned from than of any that will come.
-    grid = threshold_grid(held_out_scores(scorer.name, rows, known.gains, seed))
-    return _certified(learned, learned.scores(held.texts, held.vectors), grid, held, promise)
+    scores = held_out_scores(scorer.name, rows, known.gains, seed)
+    return Fit(FittedRoute(scorer, guard), scorer.name, scores, threshold_grid(scores))
 
 
 def surest(known: Judged) -> str:
-    """The measure of confidence that puts right answers before wrong ones best."""
+    """The measure of doubt that puts right answers before wrong ones best."""
 
     def won(measure: str) -> float:
         curve = route_curve(known.doubts[measure], known.cheap, known.strong)
@@ -105,20 +123,21 @@ def surest(known: Judged) -> str:
     return max(known.doubts, key=won)
 
 
-def fit_cascade(measure: str, known: Judged, held: Judged, promise: Promise) -> Fit:
-    """Certify how sure the cheap model must be, by thresholds chosen on `known`."""
+def fit_doubt(measure: str, known: Judged) -> Fit:
+    """Thresholds of a doubt that there is nothing to learn about."""
     doubts = known.doubts[measure]
     told = doubts[np.isfinite(doubts)]
-    grid = threshold_grid(told) if len(told) else told
-    return _certified(None, held.doubts[measure], grid, held, promise)
+    return Fit(None, measure, doubts, threshold_grid(told) if len(told) else told)
 
 
-def _certified(
-    learned: FittedRoute | None,
-    scores: np.ndarray,
-    grid: np.ndarray,
-    held: Judged,
-    promise: Promise,
-) -> Fit:
-    certificate = certify(scores, held.gains, grid, promise.floor, promise.costs, promise.ahead)
-    return Fit(learned, certificate, scores, grid, route_curve(scores, held.cheap, held.strong))
+def certified(fit: Fit, held: Judged, promise: Promise) -> Certified:
+    """Test it on `held`; the guard against unlike rows is tested with it."""
+    scores = fit.scores_of(held)
+    found = certify(scores, held.gains, fit.grid, promise.floor, promise.costs, promise.ahead)
+    return Certified(fit, found, scores, route_curve(scores, held.cheap, held.strong))
+
+
+def untested(fit: Fit, held: Judged, promise: Promise) -> Certified:
+    """The same without a test, and so without a certificate."""
+    nothing = replace(fit, grid=fit.grid[:0])
+    return replace(certified(nothing, held, promise), fit=fit)

@@ -15,7 +15,7 @@ from bench.cache_quality import embed, embedder_folder
 from pipelines.route_features import features
 
 FOLDER = Path("out/bench-router")
-_WEAK, _STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
+WEAK, STRONG = "mistralai/Mixtral-8x7B-Instruct-v0.1", "gpt-4-1106-preview"
 Vectors = np.ndarray[Any, np.dtype[np.float32]]
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -60,7 +60,7 @@ def read_pair(files: Sequence[Path]) -> Pair:
         raise click.ClickException("--data has no mmlu_responses/*.csv and gsm8k_responses.csv")
     prompts = [row["prompt"] for row in rows]
     weak, strong = (
-        np.array([row[name] == "True" for row in rows], float) for name in (_WEAK, _STRONG)
+        np.array([row[name] == "True" for row in rows], float) for name in (WEAK, STRONG)
     )
     return Pair(prompts, np.hstack([embeddings(prompts), features(prompts)]), weak, strong)
 

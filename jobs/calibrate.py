@@ -8,9 +8,9 @@ from jobs.cache_calibration import Calibration, Say, print_calibration
 from jobs.cache_calibration import calibrate as calibrate_cache
 from jobs.route_calibration import calibrate_route
 from jobs.route_findings import RouteCalibration, print_route_calibration
+from pipelines.calibrated_config import Calibrated
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import Calibrated
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def calibrate(config: RunConfig, rows: int, say: Say) -> Findings:
     learns = isinstance(config.route, Calibrated)
     if not learns and not is_semantic:
         raise UsageProblem(
-            "nothing to calibrate: route learns nothing (domain_mean, classifier and "
-            "certified_cascade do) "
+            "nothing to calibrate: route learns nothing (domain_mean, classifier, "
+            "certified_cascade and certified_gatekeeper do) "
             "and response_cache.semantic is not configured"
         )
     return Findings(

@@ -2,8 +2,8 @@
 
 from jobs.route_calibration import calibrate_route
 from jobs.route_plans import has_plan
+from pipelines.calibrated_config import Calibrated
 from pipelines.config import RunConfig
-from pipelines.route_config import Calibrated
 
 
 def ensure_calibrated(config: RunConfig, divert_stderr: bool = False) -> None:

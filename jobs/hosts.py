@@ -27,6 +27,7 @@ from actors.router import Router
 from jobs.remote import Guarded, RemoteLimits, RemoteMarket, RemoteMeter
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
+from pipelines.calibrated_config import Learned
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.errors import RunFailure, UsageProblem
@@ -36,7 +37,7 @@ from pipelines.ordering import is_ordered, read_ordered, with_sort_keys, write_o
 from pipelines.prices import PriceList
 from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
-from pipelines.route_config import Learned, Route
+from pipelines.route_config import Route
 from pipelines.route_plan import RoutePlan, known_answers
 from pipelines.routing import Policy
 from pipelines.shadow import ladder_of

@@ -11,13 +11,13 @@ from actors.router import Router
 from jobs.preflight import check_config, keyed_by
 from jobs.route_plans import route_plan
 from jobs.shared_operations import check_operations
+from pipelines.calibrated_config import Calibrated, Learned
 from pipelines.cascade import build_ladder
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList
-from pipelines.route_config import Calibrated, Learned
 from pipelines.route_plan import RoutePlan, route_by
 from pipelines.routing import Policy
 

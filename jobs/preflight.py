@@ -17,6 +17,7 @@ from jobs.route_plans import route_plan
 from jobs.route_spending import spent_on
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
+from pipelines.calibrated_config import Calibrated, Learned
 from pipelines.columns import merge
 from pipelines.config import Input, RunConfig
 from pipelines.embedders import embedder_source
@@ -26,7 +27,7 @@ from pipelines.keys import policy_digest
 from pipelines.path_template import is_template
 from pipelines.prices import PriceList, price_list
 from pipelines.reading import parquet_schema, read_rows
-from pipelines.route_config import Calibrated, Learned, Route, Rules
+from pipelines.route_config import Route, Rules
 from pipelines.route_plan import RoutePlan, route_by
 from pipelines.routing import build_policy, columns_of
 from pipelines.scan import (

@@ -9,9 +9,9 @@ import ray
 from actors.engine import Answer
 from actors.exchange import Loan
 from actors.meter import Grant
+from pipelines.calibrated_config import Calibrated
 from pipelines.ledger import Replica
 from pipelines.rate_limit import Lease
-from pipelines.route_config import Calibrated
 from pipelines.route_guard import Standing
 from pipelines.routing import FixedPolicy
 from pipelines.shadow import (

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from actors.route_fit import Fit, Judged, Promise
+from actors.route_fit import Certified, Judged
 from pipelines.certify import Certificate, Floor
 from pipelines.route_curve import oracle_curve, random_curve
-from pipelines.worth import Advice, advise, larger_samples, worth_sampling
+from pipelines.sample_size import Enough, Prospect
+from pipelines.worth import Advice
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class RouteCalibration:
     Attributes:
         certificate: of the chosen policy.
         strong_quality: of the strong tier alone, on the rows of the test; of 1.
-        larger: what twice and four times as many rows would probably certify.
-        pays: whether the rows that each of these adds would save more than they cost.
+        larger: samples of twice and four times the rows.
+        enough: why the sample has not all the rows that it might have.
         stored: where runs will find it.
         budget_usd: what the route may spend; None where it has a floor.
     """
@@ -46,8 +46,8 @@ class RouteCalibration:
     policies: list[Policy]
     certificate: Certificate
     strong_quality: float
-    larger: list[Certificate]
-    pays: list[bool]
+    larger: list[Prospect]
+    enough: str | None
     advice: Advice
     floor: Floor
     bill_usd: float
@@ -65,35 +65,32 @@ class RouteCalibration:
 
 def findings(
     judged: Judged,
-    held: Judged,
-    fits: Mapping[str, Fit],
-    promise: Promise,
+    found: Mapping[str, Certified],
+    floor: Floor,
+    advice: Advice,
+    larger: list[Prospect],
+    enough: Enough | None,
     bill_usd: float,
     stored: str,
 ) -> RouteCalibration:
-    """The same numbers for a person: beside the baseline, chance and the best there is."""
-    policies = [Policy(n, f.curve.apgr, f.certificate.saving) for n, f in fits.items()]
+    """The same numbers for a person: beside the baseline, chance and the best there is.
+
+    Args:
+        found: by policy, the chosen one first.
+    """
+    _, held = judged.halves()
+    policies = [Policy(n, f.curve.apgr, f.certificate.saving) for n, f in found.items()]
     policies.append(Policy("random", random_curve(held.cheap, held.strong).apgr, None))
     policies.append(Policy("oracle", oracle_curve(held.cheap, held.strong).apgr, None))
-    found = next(iter(fits.values()))
-    strong = float(held.strong.mean())
-    costs = promise.costs
-    kept, sent = (np.asarray(cost, np.float64).item() for cost in (costs.kept, costs.strong))
-    larger = larger_samples(
-        found.scores, held.gains, found.grid, promise.floor, costs, promise.ahead
-    )
     return RouteCalibration(
         rows=len(judged.texts),
         policies=policies,
-        certificate=found.certificate,
-        strong_quality=strong,
+        certificate=next(iter(found.values())).certificate,
+        strong_quality=float(held.strong.mean()),
         larger=larger,
-        pays=[
-            worth_sampling(found.certificate, c, promise.ahead, strong_cost=sent, sample_cost=kept)
-            for c in larger
-        ],
-        advice=advise(judged.cheap, judged.strong, sent / kept if kept else np.inf),
-        floor=promise.floor,
+        enough=enough.reason if enough else None,
+        advice=advice,
+        floor=floor,
         bill_usd=bill_usd,
         stored=stored,
     )
@@ -101,6 +98,8 @@ def findings(
 
 def print_route_calibration(found: RouteCalibration, console: Console) -> None:
     """What was learned, in tables."""
+    if found.enough is not None:
+        console.print(f"sampled no more than {found.rows:,} rows: {found.enough}", highlight=False)
     pair = Table(title=f"the pair of tiers, on {found.rows:,} rows", title_justify="left")
     for heading in ("", "share", "interval"):
         pair.add_column(heading, justify="right" if heading else "left")
@@ -119,9 +118,9 @@ def print_route_calibration(found: RouteCalibration, console: Console) -> None:
     console.print(table)
     console.print(_verdict(found), highlight=False)
     projected = ", ".join(
-        f"{100 * c.saving:.1f} % with {factor} times the rows"
-        f" ({'would pay' if pays else 'would not pay'})"
-        for factor, c, pays in zip((2, 4), found.larger, found.pays, strict=True)
+        f"{100 * p.certificate.saving:.1f} % with {p.rows:,} rows"
+        f" ({'would pay' if p.pays else 'would not pay'})"
+        for p in found.larger
     )
     console.print(f"a larger sample would probably certify {projected}", highlight=False)
     console.print(f"bill: ${found.bill_usd:.6f}; stored: {found.stored}", highlight=False)
@@ -138,7 +137,10 @@ def _verdict(found: RouteCalibration) -> str:
         )
     promise = f"{floor.loss_points:g} points at {100 * floor.confidence:g} % confidence"
     if certificate.threshold is None:
-        return f"nothing can be certified within {promise}: every row goes to the strong tier"
+        return (
+            f"nothing that saves can be certified within {promise}: every row goes to the strong "
+            "tier"
+        )
     return (
         f"certified within {promise}: {100 * certificate.saving:.1f} % saved, "
         f"{100 * certificate.share_cheap:.1f} % of rows stay cheap; quality "

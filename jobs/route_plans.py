@@ -1,8 +1,8 @@
 """The plans that `calibrate` stored, as a run finds the one that its route needs."""
 
+from pipelines.calibrated_config import Calibrated
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.route_config import Calibrated
 from pipelines.route_plan import RoutePlan, is_stored, load_plan, plan_key
 from pipelines.storage import Directory
 

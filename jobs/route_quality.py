@@ -8,9 +8,9 @@ import numpy as np
 from actors.embedder import Embedder
 from jobs.route_sampling import Answer, Answered, Line, ask
 from pipelines.agreement import AGREEMENT
+from pipelines.calibrated_config import ByJudge, ByLabels, BySimilarity, ByStrong, Quality
 from pipelines.config import RunConfig
 from pipelines.judging import Better, better_answer, better_in
-from pipelines.route_config import ByJudge, ByLabels, BySimilarity, ByStrong, Quality
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A random sample of the input, answered by both tiers of a learned route."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,12 @@ import numpy as np
 from jobs.batch import run
 from jobs.preflight import Plan
 from jobs.summary import Summary
+from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.keys import digest
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
@@ -34,11 +34,13 @@ class Sampled:
     Attributes:
         key: `known_key` of the request.
         label: the right answer, if the input has one.
+        held: whether it is to certify on, rather than to fit on.
     """
 
     key: str
     request: Request
     label: str | None
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,16 +59,29 @@ class Line:
 
 @dataclass(frozen=True)
 class Answered:
-    """What both tiers said to a sampled row."""
+    """What the tiers said to a sampled row.
+
+    Attributes:
+        grade: the reply of the tier that grades; None where it was not asked.
+    """
 
     sampled: Sampled
     cheap: Answer
     strong: Answer
+    grade: Answer | None = None
+
+    @property
+    def was_reached(self) -> bool:
+        """A tier that could not be reached tells nothing of its answers."""
+        said = (self.cheap, self.strong, self.grade)
+        return all(answer is None or answer["fallback_from"] is None for answer in said)
 
 
 def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
-    """Rows of the input, each as likely as any other; bad ones and those that name a tier are
-    left out, because routing has no say in them.
+    """Rows of the input in random order, each as likely as any other; bad ones and those that name
+    a tier are left out, because routing has no say in them.
+
+    Every second one is held out. The first rows of a larger sample are those of a smaller one.
 
     Raises:
         UsageProblem: the input has no column of labels, or too few rows.
@@ -77,44 +92,55 @@ def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
             f"route.quality.column: the input has no column {label!r}; it has "
             f"{', '.join(plan.schema.names)}"
         )
-    rng = np.random.default_rng(route.seed)
-    wanted = np.sort(rng.permutation(plan.num_rows)[: route.sample_rows])
+    order = np.random.default_rng(route.seed).permutation(plan.num_rows)[: route.sample_rows]
+    found = dict(_read(plan, np.sort(order), label))
+    drawn = [found[at] for at in order.tolist() if at in found]
+    return [Sampled(*row, held=i % 2 == 1) for i, row in enumerate(drawn)]
+
+
+def _read(
+    plan: Plan, wanted: np.ndarray, label: str | None
+) -> Iterator[tuple[int, tuple[str, Request, str | None]]]:
+    """By position in the input: the key, request and label of those of these rows that serve."""
     fs, _ = open_filesystem(plan.config.input.path, plan.config.storage)
-    keyed_by = plan.dialect.keyed_by
-    found, first = list[Sampled](), 0
+    keyed_by, first = plan.dialect.keyed_by, 0
     for block in plan.blocks:
-        own = wanted[(wanted >= first) & (wanted < first + block.num_rows)] - first
-        first += block.num_rows
+        places = wanted[(wanted >= first) & (wanted < first + block.num_rows)]
+        own, first = places - first, first + block.num_rows
         if not len(own):
             continue
         table = read_block(block, plan.dialect, plan.schema, plan.policy, fs).take(own)
         names = {"_request", *keyed_by, *([label] if label else [])} & set(table.column_names)
-        for row in table.select(sorted(names)).to_pylist():
+        rows = table.select(sorted(names)).to_pylist()
+        for place, row in zip(places.tolist(), rows, strict=True):
             if row["_request"] is None or (request := Request.from_json(row["_request"])).tier:
                 continue
             right = row[label] if label else None
             if label is None or right is not None:
                 key = known_key(request, {name: row.get(name) for name in keyed_by})
-                found.append(Sampled(key, request, None if right is None else str(right)))
-    return found
+                yield place, (key, request, None if right is None else str(right))
 
 
 def answer(
     config: RunConfig, route: Calibrated, sample: Sequence[Sampled], divert_stderr: bool
-) -> tuple[list[Answered], Summary]:
+) -> tuple[list[Answered], int]:
     """Have both tiers answer; the same sample goes on where an earlier start stopped.
 
-    Rows are left out where a tier could not be reached, which says nothing of its answers.
+    Args:
+        sample: rows of which no two have the same key.
+
+    Returns:
+        The answers, and what they cost in nano-dollars.
     """
-    answers, summary = ask(config, route.strong, _lines(route, sample), "sample", divert_stderr)
+    lines = [line for sampled in sample for line in _lines(route, sampled)]
+    answers, summary = ask(config, route.strong, lines, "sample", divert_stderr)
     both = [
         Answered(
             sampled, answers[_name(sampled, route.cheap)], answers[_name(sampled, route.strong)]
         )
         for sampled in sample
     ]
-    reached = [b for b in both if _was_reached(b.cheap) and _was_reached(b.strong)]
-    return reached, summary
+    return both, summary.bill_nusd
 
 
 def ask(
@@ -141,26 +167,19 @@ def ask(
     summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
     if summary.pending:
         raise UsageProblem(
-            f"budget_usd: ${config.budget_usd:g} is less than the {len(lines):,} answers of the "
-            f"{name} cost; raise it, or lower route.sample_rows. What is answered stays in "
-            f"{summary.output}"
+            f"budget_usd: the ${config.budget_usd:g} that are left are less than {len(lines):,} "
+            f"answers of the {name} cost; raise it, or lower route.sample_rows. What is answered "
+            f"stays in {summary.output}"
         )
     return _answers(Directory(summary.output, config.storage)), summary
 
 
-def _lines(route: Calibrated, sample: Sequence[Sampled]) -> list[Line]:
-    distinct = {sampled.key: sampled for sampled in sample}
-    sure = {"logprobs": True} if isinstance(route, CertifiedCascade) else {}
-    return [
-        Line(
-            _name(sampled, tier),
-            tier,
-            sampled.request.messages,
-            {**sampled.request.sampling, **(sure if tier == route.cheap else {})},
-        )
-        for sampled in distinct.values()
-        for tier in (route.cheap, route.strong)
-    ]
+def _lines(route: Calibrated, sampled: Sampled) -> Iterator[Line]:
+    asks_sureness = isinstance(route, CertifiedCascade) and route.verifier is None
+    sure = {"logprobs": True} if asks_sureness else {}
+    for tier, more in ((route.cheap, sure), (route.strong, {})):
+        fields = {**sampled.request.sampling, **more}
+        yield Line(_name(sampled, tier), tier, sampled.request.messages, fields)
 
 
 def _batch_line(line: Line) -> str:
@@ -179,7 +198,3 @@ def _answers(output: Directory) -> dict[str, Answer]:
         for part in output.parts("rows")
         for row in output.read_table(part, list(_READ)).to_pylist()
     }
-
-
-def _was_reached(answer: Answer) -> bool:
-    return answer["fallback_from"] is None

@@ -4,12 +4,12 @@ import json
 from dataclasses import asdict, replace
 from typing import Any
 
+from pipelines.calibrated_config import Calibrated
 from pipelines.certify import Certificate
 from pipelines.commit import STATE
 from pipelines.config import RunConfig
 from pipelines.ledger import overhead_line
 from pipelines.prices import NUSD
-from pipelines.route_config import Calibrated
 from pipelines.route_plan import RoutePlan
 from pipelines.storage import Directory
 from pipelines.within_budget import best_within

@@ -13,9 +13,9 @@ from jobs.run_cache import RunCache
 from jobs.run_state import RunIdentity
 from jobs.tuning_plans import plans_for
 from pipelines.blocks import Block
+from pipelines.calibrated_config import Calibrated, Learned
 from pipelines.chain import Stage
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
-from pipelines.route_config import Calibrated, Learned
 from pipelines.route_guard import RouteGuard, Standing
 from pipelines.shadow import COMMITTED_COLUMNS
 from pipelines.storage import Directory

@@ -6,10 +6,10 @@ from typing import Any
 
 from jobs.preflight import Plan
 from jobs.run_state import RunIdentity, load_replicas
+from pipelines.calibrated_config import Calibrated
 from pipelines.commit import FOLLOWERS, PENDING
 from pipelines.errors import EXIT_BUDGET, EXIT_ERRORS, EXIT_OK, RunFailure
 from pipelines.prices import NUSD
-from pipelines.route_config import Calibrated
 from pipelines.route_guard import Standing
 from pipelines.settle import count_rows
 from pipelines.storage import Directory

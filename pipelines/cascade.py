@@ -8,21 +8,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from pipelines.accept_config import Accept, ByAgreement, ByConfidence, ByVerifier
 from pipelines.agreement import AGREEMENT
 from pipelines.checkers import Checker, build_checker
 from pipelines.confidence import confidence
 from pipelines.judging import grade_in, grade_of_answer, grade_of_prompt
 from pipelines.requests import Request
-from pipelines.route_config import (
-    Accept,
-    ByAgreement,
-    ByConfidence,
-    ByVerifier,
-    Cascade,
-    Gatekeeper,
-    Route,
-    Step,
-)
+from pipelines.route_config import Cascade, Gatekeeper, Route, Step
 
 Audit = Literal["worse", "as_good", "better"]
 ANSWER, GRADE = "answer", "grade"
@@ -41,6 +33,7 @@ class Given:
         complete: whether the answer was not cut short.
         parked: the answer that this turn was to judge.
         label: the right answer, where the ladder named a column of them.
+        tier: that gave the answer, or the parked one if there is one.
     """
 
     step: int
@@ -52,6 +45,7 @@ class Given:
     parked: str | None = None
     row_id: str = ""
     label: str | None = None
+    tier: str = ""
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Certificate:
     """What was proved.
 
     Attributes:
-        threshold: rows scored at or below it may stay cheap; None: no row may.
+        threshold: rows scored at or below it may stay cheap; None: no row does.
         share_cheap, saving, loss: on the rows of the test, of 1.
         loss_upper: the most that the test leaves possible at this threshold, of 1.
         sample: rows of the test.
@@ -103,7 +103,8 @@ def certify(
     costs: Costs | None = None,
     ahead: int | None = None,
 ) -> Certificate:
-    """The highest threshold up to which the floor is proved.
+    """The highest threshold up to which the floor is proved; none if even that saves nothing, as
+    where asking for each row's score costs more than the rows that stay cheap save.
 
     Args:
         scores: of shape (rows,), higher where the strong tier gains more.
@@ -124,12 +125,12 @@ def certify(
         if p_value(losses, floor.loss, floor.error, ahead) > floor.error:
             break
         proved = float(threshold)
-    if proved is None:
+    kept = score <= (-np.inf if proved is None else proved)
+    saving = (costs or Costs()).saving(kept) if len(gain) else 0.0
+    if proved is None or saving <= 0:
         return Certificate(None, 0.0, 0.0, 0.0, 0.0, len(gain))
-    kept = score <= proved
     losses = np.where(kept, gain, 0.0)
     upper = min(floor.loss, upper_bound(losses, floor.confidence, ahead))
-    saving = (costs or Costs()).saving(kept)
     return Certificate(proved, kept.mean(), saving, losses.mean(), upper, len(gain))
 
 

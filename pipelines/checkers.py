@@ -5,9 +5,9 @@ import re
 from collections.abc import Callable
 from importlib import import_module
 
+from pipelines.accept_config import ByJsonSchema, ByPython, ByRegex
 from pipelines.code_fence import unfenced
 from pipelines.errors import UsageProblem
-from pipelines.route_config import ByJsonSchema, ByPython, ByRegex
 
 Checker = Callable[[str, str], bool]
 """Of (prompt, response): whether the response may be taken."""

@@ -10,10 +10,11 @@ from pydantic import (
     model_validator,
 )
 
+from pipelines.calibrated_config import Calibrated
 from pipelines.embedding_model import EmbeddingModel
 from pipelines.nightly_config import Nightly
 from pipelines.requests import EMBEDDING_FIELDS, REQUEST_FIELDS, SamplingFields
-from pipelines.route_config import Calibrated, Route, tiers_named
+from pipelines.route_config import Route, tiers_named
 from pipelines.section import Section
 from pipelines.serve_config import Serve
 from pipelines.submit_config import Submit

@@ -9,23 +9,20 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipelines.accept_config import Accept, ByConfidence, ByVerifier
+from pipelines.calibrated_config import (
+    BySimilarity,
+    Calibrated,
+    CertifiedCascade,
+    CertifiedGatekeeper,
+    Learned,
+)
 from pipelines.certify import Certificate
 from pipelines.config import RunConfig
 from pipelines.embedders import embedder_revision
 from pipelines.keys import canonical_json, digest, request_key, tier_identity
 from pipelines.requests import Request
-from pipelines.route_config import (
-    ByConfidence,
-    BySimilarity,
-    Calibrated,
-    Cascade,
-    CertifiedCascade,
-    Fixed,
-    Learned,
-    Route,
-    Step,
-    tiers_named,
-)
+from pipelines.route_config import Cascade, Fixed, Gatekeeper, Route, Step, tiers_named
 from pipelines.storage import Directory
 from pipelines.within_budget import Frontier, Option
 
@@ -62,16 +59,27 @@ class RoutePlan:
 
 
 def route_by(route: Route, plan: RoutePlan | None) -> Route:
-    """The route as a run takes it: a cascade that was certified is one with its threshold."""
-    if not isinstance(route, CertifiedCascade) or plan is None:
+    """The route as a run takes it: one whose threshold was certified, where grades and confidence
+    need no model here to tell them."""
+    if plan is None or not isinstance(route, CertifiedCascade | CertifiedGatekeeper):
         return route
-    if plan.certificate.threshold is None:
+    threshold = plan.certificate.threshold
+    if threshold is None:
         return Fixed(policy="fixed", tier=route.strong)
-    sure = ByConfidence.model_validate(
-        {"by": "confidence", "measure": plan.model, "at_least": -plan.certificate.threshold}
-    )
-    step = Step(tier=route.cheap, accept=[sure])
+    if isinstance(route, CertifiedGatekeeper):
+        told = {name: getattr(route, name) for name in ("tier", "guide", "cheap", "strong")}
+        return Gatekeeper(policy="gatekeeper", threshold=round(threshold), **told)
+    step = Step(tier=route.cheap, accept=[_accepting(route, plan.model, -threshold)])
     return Cascade(policy="cascade", steps=[step], otherwise=route.strong)
+
+
+def _accepting(route: CertifiedCascade, measure: str, at_least: float) -> Accept:
+    if route.verifier is not None:
+        asked = route.verifier
+        told = {"tier": asked.tier, "guide": asked.guide}
+        return ByVerifier(by="verifier", at_least=round(at_least), **told)
+    said = {"by": "confidence", "measure": measure, "at_least": at_least}
+    return ByConfidence.model_validate(said)
 
 
 def plan_key(config: RunConfig, route: Calibrated) -> str:

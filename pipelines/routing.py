@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+from pipelines.calibrated_config import Calibrated
 from pipelines.cascade import Ladder, build_ladder
 from pipelines.errors import UsageProblem
 from pipelines.language import languages
 from pipelines.requests import Request, text_of
-from pipelines.route_config import Calibrated, Cascade, Fixed, Gatekeeper, Match, Route
+from pipelines.route_config import Cascade, Fixed, Gatekeeper, Match, Route
 
 
 @dataclass(frozen=True)

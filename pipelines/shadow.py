@@ -6,9 +6,10 @@ from hashlib import blake2b
 from typing import Any
 
 from pipelines.agreement import AGREEMENT
-from pipelines.cascade import ANSWER, Audit, Done, Given, Ladder, Next, build_ladder
+from pipelines.calibrated_config import ByLabels, ByStrong, Calibrated
+from pipelines.cascade import Audit, Done, Given, Ladder, Next, build_ladder
 from pipelines.requests import Request
-from pipelines.route_config import ByLabels, ByStrong, Calibrated, Route
+from pipelines.route_config import Route
 
 SHADOW = "shadow"
 _GAINS: dict[Audit, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
@@ -88,14 +89,15 @@ class ShadowLadder:
         return self._inner.first(request)
 
     def is_last(self, step: int, turn: str) -> bool:
-        return step > 0 and (self._inner is None or self._inner.is_last(step, turn))
+        return turn == SHADOW
 
     def after(self, given: Given) -> Next | Done:
         if given.turn == SHADOW:
             return self._compared(given)
         outcome = self._inner.after(given) if self._inner else Done("")
-        stays_cheap = given.step == 0 and given.turn == ANSWER and isinstance(outcome, Done)
-        if stays_cheap and given.response is not None and self._is_chosen(given.row_id):
+        stays_cheap = isinstance(outcome, Done) and given.tier == self._route.cheap
+        answered = given.response is not None or given.parked is not None
+        if stays_cheap and answered and self._is_chosen(given.row_id):
             return Next(self._route.strong, 0, SHADOW, parks=True)
         return outcome
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipelines.calibrated_config import Calibrated
 from pipelines.config import RunConfig
 from pipelines.errors import EXIT_ERRORS, EXIT_FAILED, EXIT_OK
 from pipelines.keys import canonical_json, digest
-from pipelines.route_config import Calibrated
 
 _NAME_HEX = 16
 _NOT_ITS_IDENTITY = {"submit", "budget_usd"}

@@ -1,13 +1,12 @@
-"""Can routing between these two tiers pay at all, and would a larger sample pay?"""
+"""Can routing between these two tiers pay at all?"""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.certify import Certificate, Costs, Floor, certify, upper_bound
+from pipelines.certify import upper_bound
 
 Verdict = Literal["can pay", "cannot pay", "too few rows"]
 
@@ -87,51 +86,6 @@ def advise(
     )
 
 
-def larger_samples(
-    scores: ArrayLike,
-    gains: ArrayLike,
-    grid: ArrayLike,
-    floor: Floor,
-    costs: Costs | None = None,
-    ahead: int | None = None,
-    factors: Iterable[int] = (2, 4),
-) -> list[Certificate]:
-    """What samples so many times as large would prove, were their rows like these.
-
-    A projection, not a proof: each is certified on these rows, repeated. Costs by the row are
-    repeated with them.
-    """
-    found = []
-    for factor in factors:
-        rows = [np.tile(np.asarray(values, np.float64), factor) for values in (scores, gains)]
-        at = costs or Costs()
-        repeated = Costs(*(_tiled(c, factor) for c in (at.kept, at.sent, at.strong)))
-        found.append(certify(rows[0], rows[1], grid, floor, repeated, ahead))
-    return found
-
-
-def worth_sampling(
-    now: Certificate, larger: Certificate, rows_left: int, strong_cost: float, sample_cost: float
-) -> bool:
-    """Whether the rows that a larger sample adds would save more than they cost.
-
-    Args:
-        larger: one of `larger_samples`.
-        rows_left: of the input that are not sampled yet.
-        strong_cost: of a row on the strong tier.
-        sample_cost: what a sampled row costs beyond `strong_cost`: its cheap answer, its
-            judgement. Its strong answer is kept as the row's answer.
-    """
-    added = larger.sample - now.sample
-    rest = rows_left - added
-    if rest <= 0:
-        return False
-    gained = rest * strong_cost * (larger.saving - now.saving)
-    # A sampled row is answered by the strong tier, so what routing saved on it is lost too.
-    paid = added * (sample_cost + strong_cost * now.saving)
-    return bool(gained > paid)
-
-
 def wilson(hits: int, rows: int, confidence: float) -> tuple[float, float]:
     """An interval for a share of rows; (0, 1) without rows."""
     from scipy.stats import norm
@@ -175,8 +129,3 @@ def _verdict(rows: int, gap: Estimate, oracle: Estimate) -> tuple[Verdict, str]:
     if gap.low <= 0:
         return "can pay", "no gap in quality is proved: most rows can stay cheap"
     return "can pay", f"up to {100 * oracle.value:.0f} %; what a learned router gets is less"
-
-
-def _tiled(cost: ArrayLike, factor: int) -> ArrayLike:
-    each = np.asarray(cost, np.float64)
-    return np.tile(each, factor) if each.ndim else each

@@ -10,6 +10,7 @@ that a client would pay for is counted by its request, so that paying twice show
 import argparse
 import asyncio
 import json
+import math
 import threading
 import time
 from collections import Counter, deque
@@ -127,6 +128,10 @@ class Standin:
                 start += 1
             most = max(most, end - start + 1)
         return most
+
+    def end(self, batch: str) -> None:
+        """A provider batch has taken long enough."""
+        self.batches[batch]["_began"] = -math.inf
 
     async def tell(self, request: web.Request) -> web.Response:
         return web.json_response(self.stats())

@@ -1,20 +1,14 @@
-import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from conftest import MakeConfig, tier, write_jsonl
 
 from jobs.batch import run
@@ -23,6 +17,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import RunFailure, UsageProblem
 from pipelines.schema import RESULT, nano_dollars
 from pipelines.tier import Tier
+from tests.killed import kill, started
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -270,28 +265,6 @@ def test_openai_batch_input_comes_back_as_openai_batch_output(
     assert completion["usage"]["total_tokens"] == 4
     (error,) = map(json.loads, (tmp_path / "out/batch_errors.jsonl").read_text().splitlines())
     assert (error["custom_id"], error["error"]["code"]) == ("c", "invalid_row")
-
-
-def started(config: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
-    """The command itself, with a Ray of its own."""
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "jobs.cli", "run", str(path)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-
-
-def kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the driver, its Ray and all workers at once, as a machine that loses power does."""
-    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for running in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            running.kill()
-    process.wait()
 
 
 def test_a_killed_run_goes_on_where_it_was(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from conftest import MakeConfig, tier
 
 from jobs.route_quality import Qualities, qualities
 from jobs.route_sampling import Answered, Sampled
+from pipelines.calibrated_config import ByJudge, BySimilarity, Calibrated, Quality
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.requests import Request
-from pipelines.route_config import ByJudge, BySimilarity, Calibrated, Quality
 from pipelines.route_plan import plan_key
 
 PAIRS = [

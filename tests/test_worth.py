@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from pipelines.certify import Costs, Floor, certify
-from pipelines.worth import advise, larger_samples, wilson, worth_sampling
+from pipelines.worth import advise, wilson
 
 
 def pair(both: int, strong: int, weak: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,22 +42,6 @@ def test_an_interval_of_a_share_covers_it() -> None:
     ]
     assert np.mean(covered) > 0.93
     assert wilson(0, 0, 0.95) == (0.0, 1.0)
-
-
-def test_larger_samples_prove_more_until_they_cost_more_than_they_save() -> None:
-    rng = np.random.default_rng(1)
-    scores = rng.random(600)
-    gains = (rng.random(600) < 0.12 * scores).astype(float)
-    grid, floor = np.arange(1, 21) / 20, Floor(1.0)
-    now = certify(scores, gains, grid, floor)
-    larger = larger_samples(scores, gains, grid, floor, Costs(sent=np.ones(600)))
-    assert [c.sample for c in larger] == [1200, 2400]
-    assert now.saving < larger[0].saving <= larger[1].saving
-    many = {"rows_left": 1_000_000, "strong_cost": 0.01, "sample_cost": 0.002}
-    assert worth_sampling(now, larger[0], **many)
-    assert not worth_sampling(now, larger[0], **{**many, "rows_left": 1000})
-    assert not worth_sampling(now, larger[0], **{**many, "rows_left": 100})
-    assert not worth_sampling(larger[1], larger[1], **many)
 
 
 def test_qualities_that_do_not_match_are_refused() -> None:

@@ -1,0 +1,90 @@
+"""How far `nightmill calibrate` lets a sample grow; all real but the engine."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import tier, write_jsonl
+
+from jobs.route_calibration import calibrate_route
+from pipelines.config import RunConfig
+from pipelines.errors import UsageProblem
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+CHEAP_PRICE = {"kind": "serverless", "usd_per_mtok": {"input": 0.05, "output": 0.15}}
+
+
+def configured(folder: Path, rows: int, sample_rows: int, cheap: list[Any]) -> RunConfig:
+    """Each prompt stands twice in the input."""
+    prompts = [{"id": str(i), "prompt": f"question {i // 2}", "right": "yes"} for i in range(rows)]
+    return RunConfig.model_validate(
+        {
+            "input": {"path": str(write_jsonl(folder / "prompts.jsonl", prompts))},
+            "output": {"path": str(folder / "out")},
+            "tiers": [
+                {**tier("cheap", replies=cheap), "billing": CHEAP_PRICE},
+                tier("strong", replies=[{"response": "yes"}]),
+            ],
+            "route": {
+                "policy": "certified_cascade",
+                "cheap": "cheap",
+                "strong": "strong",
+                "quality": {"by": "labels", "column": "right"},
+                "sample_rows": sample_rows,
+                "plans": str(folder / "plans"),
+            },
+            "baseline": "strong",
+        }
+    )
+
+
+def test_a_sample_grows_while_more_rows_can_pay_and_asks_each_question_once(
+    tmp_path: Path,
+) -> None:
+    """Rows without any loss prove a floor of one point only when there are enough of them."""
+    said = list[str]()
+    config = configured(tmp_path, 20_000, 1200, [{"response": "yes", "confidence": 0.9}])
+    found = calibrate_route(config, said.append)
+    assert [int(line.split()[0].replace(",", "")) for line in said if "answered" in line] == [
+        300,
+        600,
+        1200,
+    ]
+    assert (found.rows, found.enough) == (1200, None)
+    assert found.certificate.threshold == pytest.approx(-0.9)
+    assert found.certificate.sample == 600
+    answers = [
+        row["row_id"]
+        for part in (tmp_path / "out" / "calibration").glob("*/answers/rows/*.parquet")
+        for row in pq.read_table(part).to_pylist()
+    ]
+    assert len(answers) == len(set(answers)) < 2 * 1200
+    # Again it is the same sample, which is not paid again.
+    again = calibrate_route(config, said.append)
+    assert (again.rows, again.certificate) == (found.rows, found.certificate)
+    assert again.bill_usd == found.bill_usd
+
+
+def test_a_pair_that_cannot_pay_is_left_at_the_first_look(tmp_path: Path) -> None:
+    found = calibrate_route(
+        configured(tmp_path, 5000, 2000, [{"response": "no", "confidence": 0.9}]), lambda _: None
+    )
+    assert (found.rows, found.enough) == (300, "this pair of tiers cannot pay")
+    assert found.certificate.threshold is None
+    assert found.advice.verdict == "cannot pay"
+
+
+def test_rows_that_would_not_pay_for_themselves_are_not_sampled(tmp_path: Path) -> None:
+    """Few are left that a better certificate could save on."""
+    found = calibrate_route(
+        configured(tmp_path, 620, 600, [{"response": "yes", "confidence": 0.9}]), lambda _: None
+    )
+    assert (found.rows, found.enough) == (300, "more rows would not pay for themselves")
+
+
+def test_a_sample_that_a_tier_could_not_be_reached_for_is_refused(tmp_path: Path) -> None:
+    raw = configured(tmp_path, 400, 200, [{"fails": "unavailable"}]).model_dump()
+    raw["tiers"][0]["fallback"] = "strong"
+    with pytest.raises(UsageProblem, match=r"reached for only 0 rows.*again once they answer"):
+        calibrate_route(RunConfig.model_validate(raw), lambda _: None)

@@ -97,7 +97,7 @@ def test_a_run_is_submitted_once_and_ends_with_its_own_exit_code(
 
 def test_a_live_run_is_followed_stopped_and_taken_up_again(open_head: Head, tmp_path: Path) -> None:
     head, token = open_head, {"RAY_AUTH_MODE": "disabled"}
-    slow = tier("only", delay_s=2.0, max_num_seqs=2)
+    slow = tier("only", delay_s=4.0, max_num_seqs=2)
     columns = {"path": "prompts.jsonl", "block_rows": 2}
     folder = project(tmp_path, tiers=[slow], input=columns)
     started = submit(head, folder, "--no-wait", **token)

@@ -17,7 +17,7 @@ from actors.api_client import Connection
 from actors.api_reading import Unusable
 from actors.api_rows import APIRows
 from actors.engine import Answer, Say
-from actors.provider_batches import BatchFailed, ProviderBatches
+from actors.provider_batches import BatchFailed, BatchUnread, ProviderBatches
 from pipelines.api_faults import status_fault
 from pipelines.api_tier import API
 from pipelines.cost import Usage
@@ -146,7 +146,11 @@ class BatchEngine(APIRows):
             results = await self._batches.results(await self._batches.submit(lines, submissions))
         except BatchFailed as error:
             results = {}
-            problem = f"the batch could not be submitted or read ({error})"
+            problem = f"the batch could not be submitted ({error})"
+        except BatchUnread as error:
+            for row in rows:
+                self._leave(row, error)
+            return
         else:
             problem = "its batch ended without an answer for it"
         for row in rows:
@@ -159,14 +163,21 @@ class BatchEngine(APIRows):
             self._results[batch] = asyncio.create_task(self._batches.results(batch))
         try:
             result = (await asyncio.shield(self._results[batch])).get(row.name)
-        except BatchFailed:
-            result = None
+        except BatchUnread as error:
+            self._leave(row, error)
+            return
         row.submissions += 1
         if result is not None and _status(result) == 200:
             self._settle(row, result, "")
         else:
             # What failed before may succeed now: that is why somebody runs it again.
             self._collect(row)
+
+    def _leave(self, row: _Row, error: BatchUnread) -> None:
+        """Its answer may be there already: sent again, it would be paid for twice."""
+        said = f"{error}; run the same command again to have its answer"
+        told = RowProblem("unavailable", self._connection.without_key(said))
+        row.answer.set_result(Answer(problem=told, usage=row.usage, attempts=row.submissions + 1))
 
     def _settle(self, row: _Row, result: Any, problem: str) -> None:
         outcome = self._outcome(row, result, problem)

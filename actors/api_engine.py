@@ -120,7 +120,8 @@ class APIEngine(APIRows):
             told = False
             try:
                 tokens = self._expected_tokens(content)
-                await self._queue.enter(tokens)
+                if not await self._queue.enter(tokens, row.left_s()):
+                    return Fault("late", "the rate limit left no turn for it")
                 reply = await self._connection.post(content, row.begin())
                 outcome = self._read(reply, row)
                 told = True
@@ -191,8 +192,10 @@ class _Tries:
     def begin(self) -> float:
         """A try begins: the seconds that it may take."""
         self.number += 1
-        left = self._began + self._config.deadline_s - time.monotonic()
-        return max(min(self._config.timeout_s, left), 1e-3)
+        return max(min(self._config.timeout_s, self.left_s()), 1e-3)
+
+    def left_s(self) -> float:
+        return self._began + self._config.deadline_s - time.monotonic()
 
     def spent(self, usage: Usage) -> None:
         self._usage += usage
@@ -212,7 +215,6 @@ class _Tries:
         tries = f"{self.number} {'try' if self.number == 1 else 'tries'}"
         if self._malformed >= _MALFORMED_TRIES or self._failures > self._config.max_retries:
             return f"gave up after {tries}: {fault.message}"
-        passed = time.monotonic() - self._began
-        if passed + pause >= self._config.deadline_s:
+        if fault.action == "late" or pause >= self.left_s():
             return f"gave up after {tries}, because deadline_s would pass: {fault.message}"
         return None

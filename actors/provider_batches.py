@@ -23,15 +23,21 @@ _OVER = ("completed", "failed", "expired", "cancelled")
 _LOOK_BACK_S = 14 * 86_400
 _CONTROL_RETRIES = 8
 _CREATE_TRIES = 5
+_READ_TRIES = 5
 _CREATE_WAIT_S = 2.0
 
 
 class BatchFailed(Exception):
-    """A batch that could not be submitted or read, with the kind of what stood in the way."""
+    """A batch that could not be submitted, with the kind of what stood in the way."""
+
+
+class BatchUnread(Exception):
+    """A batch that there is, and that is paid for, but whose results cannot be had now."""
 
 
 class ProviderBatches:
-    """Every call raises RunFailure if the provider lets nobody in, else BatchFailed.
+    """Every call raises RunFailure if the provider lets nobody in, else BatchFailed where it names
+    no other.
 
     Args:
         url: of the requests in a batch, from the host on.
@@ -55,15 +61,24 @@ class ProviderBatches:
             return await self._create(file.id, metadata)
 
     async def results(self, name: str) -> dict[str, Any]:
-        """A batch's results by row, once it is over."""
-        with self._told():
-            batch = await self._client.batches.retrieve(name)
-            while batch.status not in _OVER:
-                await asyncio.sleep(self._config.batch.poll_s)
-                batch = await self._client.batches.retrieve(name)
-            files = [file for file in (batch.error_file_id, batch.output_file_id) if file]
-            told = [line for file in files for line in await self._lines(file)]
-        return {str(line.get("custom_id")): line for line in told}
+        """A batch's results by row, once it is over.
+
+        Raises:
+            BatchUnread: time and again it cannot be asked about, or its files cannot be read.
+        """
+        failures = 0
+        while True:
+            try:
+                with self._told():
+                    batch = await self._client.batches.retrieve(name)
+                    if batch.status in _OVER:
+                        return await self._told_by(batch)
+                failures = 0
+            except BatchFailed as error:
+                failures += 1
+                if failures == _READ_TRIES:
+                    raise BatchUnread(f"batch {name}: {error}") from error
+            await asyncio.sleep(self._config.batch.poll_s * max(failures, 1))
 
     async def earlier(self) -> dict[str, str]:
         """Row -> the newest batch that an earlier start of this run has submitted it in."""
@@ -74,6 +89,11 @@ class ProviderBatches:
                     # The newest comes first: a row was sent again because the older failed it.
                     found.setdefault(line["custom_id"], batch.id)
         return found
+
+    async def _told_by(self, batch: "Batch") -> dict[str, Any]:
+        files = [file for file in (batch.error_file_id, batch.output_file_id) if file]
+        told = [line for file in files for line in await self._lines(file)]
+        return {str(line.get("custom_id")): line for line in told}
 
     async def _create(self, file: str, metadata: dict[str, str]) -> str:
         from openai import APIConnectionError, InternalServerError, RateLimitError
@@ -90,7 +110,7 @@ class ProviderBatches:
                 return str(batch.id)
             except (APIConnectionError, InternalServerError, RateLimitError):
                 # It may have been made all the same, and would be paid for.
-                await asyncio.sleep(_CREATE_WAIT_S * tries)
+                await asyncio.sleep(_CREATE_WAIT_S * (tries + 1))
                 async for batch in self._own():
                     if (batch.metadata or {}).get(_ROWS) == metadata[_ROWS]:
                         return batch.id

@@ -74,16 +74,21 @@ class Queue:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._asking: asyncio.Task[None] | None = None
 
-    async def enter(self, tokens: int) -> None:
-        """Wait until a request that will probably use so many tokens may go."""
+    async def enter(self, tokens: int, within_s: float) -> bool:
+        """Wait until a request that will probably use so many tokens may go; whether its turn came
+        in time."""
         if not self._is_limited and time.monotonic() >= self._paused_until:
-            return
+            return True
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((tokens, turn))
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
             self._asking.add_done_callback(self._asked)
-        await turn
+        try:
+            await asyncio.wait_for(turn, within_s)
+        except TimeoutError:
+            return False
+        return True
 
     def used(self, granted: int, tokens: int) -> None:
         """A request used other than it was granted; the next call tells."""
@@ -110,12 +115,14 @@ class Queue:
 
     async def _ask(self) -> None:
         while self._waiting:
+            # Who has gone since wants no grant.
+            self._waiting = deque(one for one in self._waiting if not one[1].done())
             some = [tokens for tokens, _ in list(self._waiting)[:_AT_ONCE]]
             returned, self._returned = self._returned, 0
             lease = await self._limits.lease(some, returned)
             for _ in range(lease.granted):
                 _, turn = self._waiting.popleft()
-                # One that was called back takes its grant with it; the limit is kept.
+                # One that went meanwhile takes its grant with it; the limit is kept.
                 if not turn.done():
                     turn.set_result(None)
             if lease.again_s:

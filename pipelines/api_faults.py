@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pipelines.api_tier import Breaker as BreakerConfig
 from pipelines.errors import ErrorKind
 
-FaultAction = Literal["retry", "throttled", "wait", "row", "outage", "fatal"]
+FaultAction = Literal["retry", "throttled", "wait", "late", "row", "outage", "fatal"]
 Failure = Literal["timeout", "connection", "malformed"]
 
 _RETRIED_STATUSES = (408, 409, 425)
@@ -32,8 +32,8 @@ class Fault:
 
     Attributes:
         action: retry; throttled and wait: as often as the deadline allows, because it was
-            told to slow down or was not tried at all; row: the row is at fault; outage: the
-            service is; fatal: every row would fail alike.
+            told to slow down or was not tried at all; late: its deadline came before its turn;
+            row: the row is at fault; outage: the service is; fatal: every row would fail alike.
         message: in plain words; may hold the provider's own.
         after_s: what the provider asked to be left alone for.
     """

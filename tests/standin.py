@@ -58,6 +58,7 @@ class Script:
         batch_share: of a batch's rows that are answered where it expires.
         batch_s: how long a batch takes.
         lose_batches: batches that are made and whose making is answered by a 500.
+        garble: downloads of a batch's results that are no JSON, the first ones.
     """
 
     latency_s: float = 0.0
@@ -76,6 +77,7 @@ class Script:
     batch_share: float = 0.5
     batch_s: float = 0.0
     lose_batches: int = 0
+    garble: int = 0
 
 
 class Standin:

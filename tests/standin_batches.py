@@ -20,6 +20,7 @@ class Batches:
     def __init__(self, state: "Standin") -> None:
         self._state = state
         self._files: dict[str, bytes] = {}
+        self._results = set[str]()
         self._batches = state.batches
         self._numbers = count(1)
 
@@ -65,7 +66,11 @@ class Batches:
         return name
 
     async def _content(self, request: web.Request) -> web.Response:
-        return web.Response(body=self._files[request.match_info["id"]])
+        name = request.match_info["id"]
+        if name in self._results and self._state.script.garble:
+            self._state.script.garble -= 1
+            return web.Response(body=b"{")
+        return web.Response(body=self._files[name])
 
     async def _create(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -113,6 +118,7 @@ class Batches:
         batch["status"] = "expired" if batch["_expires"] else "completed"
         if outputs:
             batch["output_file_id"] = self._keep(_jsonl(outputs))
+            self._results.add(batch["output_file_id"])
         if errors:
             batch["error_file_id"] = self._keep(_jsonl(errors))
 

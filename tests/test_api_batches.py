@@ -142,6 +142,25 @@ def test_a_batch_whose_making_was_answered_by_an_error_is_not_made_again() -> No
     assert len(server.batches) == 1
 
 
+def test_results_that_cannot_be_read_are_read_again_and_not_bought_again() -> None:
+    with standin(garble=2) as (server, url):
+        assert said(ask(api(url), ROWS)) == [text.upper() for text in ROWS]
+    assert len(server.batches) == 1
+
+
+def test_what_was_never_read_is_there_when_the_run_goes_on() -> None:
+    with standin(garble=99) as (server, url):
+        done = ask(api(url), ROWS)
+        assert {a.problem.kind for a in done if a.problem} == {"unavailable"}
+        assert all(a.problem and "run the same command again" in a.problem.message for a in done)
+        # Nor does another start that cannot read them.
+        assert all(answer.problem for answer in ask(api(url), ROWS))
+        server.script.garble = 0
+        assert said(ask(api(url), ROWS)) == [text.upper() for text in ROWS]
+        assert len(server.batches) == 1
+        assert server.stats()["paid_twice"] == 0
+
+
 def test_a_refused_key_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("sk-wrong")
     with standin(key="sk-right") as (_, url):

@@ -195,6 +195,18 @@ def test_one_limit_holds_for_all_engines_of_an_account() -> None:
     assert took > 0.9
 
 
+def test_rows_whose_turn_would_come_too_late_are_given_up_and_never_sent() -> None:
+    with standin() as (server, url):
+        began = time.monotonic()
+        done = ask(api(url, requests_per_minute=60, deadline_s=1.5), *(f"r{i}" for i in range(20)))
+        took = time.monotonic() - began
+    late = [answer.problem for answer in done if answer.problem]
+    assert 15 <= len(late) < 20
+    assert all("deadline_s would pass" in problem.message for problem in late)
+    assert len(server.arrivals) == 20 - len(late)
+    assert took < 5
+
+
 class CountedLimits(LocalLimits):
     calls = 0
 

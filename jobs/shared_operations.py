@@ -154,8 +154,18 @@ def check_operations(operations: Operations) -> None:
             f"serve.data_dir: {operations.data_dir}: must be a folder; spending and the log of "
             "requests are written line by line"
         )
+    _check_writable(Path(operations.data_dir).expanduser().absolute())
     if operations.batch_config is not None:
         try:
             load_config(operations.batch_config)
         except UsageProblem as problem:
             raise UsageProblem(f"serve.batch_config: {problem}") from problem
+
+
+def _check_writable(folder: Path) -> None:
+    """Looks only: an endpoint that turns to another folder must not find out by ending there."""
+    found = next(path for path in (folder, *folder.parents) if path.exists())
+    if not found.is_dir():
+        raise UsageProblem(f"serve.data_dir: {found} is a file; name a folder")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UsageProblem(f"serve.data_dir: {found} cannot be written; give this user the right")

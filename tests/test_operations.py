@@ -200,6 +200,8 @@ def test_what_would_keep_it_from_starting_is_named(tmp_path: Path, make_config: 
     cases = [
         (Operations(tenants=str(tmp_path / "none")), "serve.tenants: .*nightmill key new"),
         (Operations(data_dir="s3://x/y"), r"serve\.data_dir"),
+        (Operations(data_dir=str(tmp_path / "file")), r"serve\.data_dir: .*file is a file"),
+        (Operations(data_dir=str(tmp_path / "file" / "below")), r"serve\.data_dir: .*is a file"),
         (Operations(batch_config=str(tmp_path / "none.yaml")), r"serve\.batch_config: .*none"),
     ]
     for operations, says in cases:

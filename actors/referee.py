@@ -74,11 +74,19 @@ class Referee:
         if row["status"] == "pending":
             return None
         if row["error_kind"] == _OUT and self._tier.fallback is not None:
-            return {**row, **_NO_ANSWER, "tier": self._tier.fallback, "fallback_from": row["tier"]}
+            return self._elsewhere(row, self._tier.fallback)
         if self._ladder is None or row["_step"] is None:
             return None
         outcome = self._ladder.after(_given(row, label))
         return _done(row, outcome) if isinstance(outcome, Done) else _next(row, outcome)
+
+    def _elsewhere(self, row: Row, tier: str) -> Row:
+        """The row on the tier that stands in for one that is out."""
+        step = row["_step"]
+        if self._ladder is not None and step is not None and row["_turn"] == ANSWER:
+            step = self._ladder.step_of(tier, step)
+        changed = {"tier": tier, "fallback_from": row["tier"], "_step": step}
+        return {**row, **_NO_ANSWER, **changed}
 
 
 _NO_ANSWER: Row = dict.fromkeys(_ANSWER)

@@ -52,6 +52,7 @@ class Promise:
     """What is to be certified.
 
     Attributes:
+        costs: of the rows that it is certified on.
         ahead: rows to come for which it must hold.
     """
 

@@ -111,7 +111,8 @@ def _grow(
 
 
 def _promise(route: Calibrated, evidence: Evidence, num_rows: int) -> Promise:
-    return Promise(route.floor.terms, evidence.costs(), max(num_rows - len(evidence), 1))
+    costs = evidence.costs(held=True)
+    return Promise(route.floor.terms, costs, max(num_rows - len(evidence), 1))
 
 
 def _prospects(
@@ -123,7 +124,7 @@ def _prospects(
     luck: float = 0.0,
 ) -> list[Prospect]:
     sampling = Sampling(len(evidence), promise.ahead, evidence.extra_usd())
-    floor, costs = promise.floor, promise.costs
+    floor, costs = promise.floor, evidence.costs(held=False)
     return prospects(fit.scores, known.gains, fit.grid, floor, costs, sampling, sizes, luck)
 
 

@@ -68,18 +68,21 @@ class Evidence:
         vectors = self._embedded(texts)
         return Judged(texts, vectors, quality[:, 0], quality[:, 1], self._doubts(), held)
 
-    def costs(self) -> Costs:
-        """Of a row, in dollars; told by the rows of the fit, because it may end the sampling.
+    def costs(self, held: bool) -> Costs:
+        """Of each row, in dollars: rows that escalate may well cost more than those that do not.
+
+        Args:
+            held: of the rows to certify on; else of those to fit on, by which sampling may end.
 
         Raises:
             UsageProblem: the strong tier costs nothing.
         """
-        known = [row for row in self._rows if not row.sampled.held]
+        rows = [row for row in self._rows if row.sampled.held == held]
         cheap, strong, grade = (
-            float(np.mean([_usd(said) for said in answers]))
-            for answers in zip(*((r.cheap, r.strong, r.grade) for r in known), strict=True)
+            np.array([_usd(said) for said in answers])
+            for answers in zip(*((r.cheap, r.strong, r.grade) for r in rows), strict=True)
         )
-        if not strong:
+        if not strong.any():
             raise UsageProblem(
                 "tiers: the strong tier's answers cost nothing, so nothing can be saved"
             )
@@ -89,8 +92,8 @@ class Evidence:
 
     def advice(self) -> Advice:
         """Whether this pair of tiers can pay at all."""
-        judged, costs = self.judged(), self.costs()
-        kept, strong = (np.asarray(c, np.float64).item() for c in (costs.kept, costs.strong))
+        judged, costs = self.judged(), self.costs(held=False)
+        kept, strong = (float(np.asarray(c, np.float64).mean()) for c in (costs.kept, costs.strong))
         return advise(judged.cheap, judged.strong, strong / kept if kept else np.inf)
 
     def extra_usd(self) -> float:

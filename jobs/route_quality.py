@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from actors.embedder import Embedder
-from jobs.route_sampling import Answer, Answered, Line, ask
+from jobs.route_sampling import Answer, Answered, Line, ask, is_own
 from pipelines.agreement import AGREEMENT
 from pipelines.calibrated_config import ByJudge, ByLabels, BySimilarity, ByStrong, Quality
 from pipelines.config import RunConfig
+from pipelines.errors import UsageProblem
 from pipelines.judging import Better, better_answer, better_in
 
 
@@ -77,12 +78,18 @@ def _by_similarity(measure: BySimilarity, answered: Sequence[Answered]) -> Quali
 def _by_judge(
     config: RunConfig, measure: ByJudge, answered: Sequence[Answered], divert_stderr: bool
 ) -> Qualities:
-    """1 for an answer that is not worse. Equal answers need no judge."""
+    """1 for an answer that is not worse. Equal answers need no judge; where it gives no verdict,
+    the strong answer counts as the better one.
+
+    Raises:
+        UsageProblem: the judge could not be reached.
+    """
     lines = list(_questions(measure, answered))
     replies, cost = dict[str, Answer](), 0
     if lines:
         replies, summary = ask(config, measure.tier, lines, "judge", divert_stderr)
         cost = summary.bill_nusd
+        _check_judge(measure.tier, list(replies.values()))
     cheap, strong = np.zeros(len(answered)), np.zeros(len(answered))
     for i, row in enumerate(answered):
         texts = text_of_answer(row.cheap), text_of_answer(row.strong)
@@ -91,12 +98,24 @@ def _by_judge(
             verdict = "first" if texts[0] else "second" if texts[1] else None
         elif texts[0] != texts[1]:
             said = [replies.get(_name(row, order)) for order in _ORDERS]
-            verdict = _survives(*(better_in(text_of_answer(r)) if r else None for r in said))
+            straight, swapped = (better_in(text_of_answer(r)) if r else None for r in said)
+            # Nobody has said that the cheap answer will do.
+            verdict = _survives(straight, swapped) if straight and swapped else "second"
         cheap[i] = verdict in ("first", "neither")
         strong[i] = verdict in ("second", "neither")
     return Qualities(cheap, strong, cost)
 
 
+def _check_judge(tier: str, replies: Sequence[Answer]) -> None:
+    lost = sum(not is_own(reply) for reply in replies)
+    if lost > _MOST_LOST * len(replies):
+        raise UsageProblem(
+            f"route.quality.tier: {tier} could not be reached for {lost:,} of {len(replies):,} "
+            "judgements; run the same command again once it answers"
+        )
+
+
+_MOST_LOST = 0.05
 _ORDERS = ("cheap-first", "strong-first")
 
 
@@ -113,7 +132,7 @@ def _questions(measure: ByJudge, answered: Sequence[Answered]) -> Iterator[Line]
             yield Line(_name(row, order), measure.tier, asked.messages, asked.sampling)
 
 
-def _survives(straight: Better | None, swapped: Better | None) -> Better:
+def _survives(straight: Better, swapped: Better) -> Better:
     """A verdict for the cheap answer (first) or the strong one that does not follow the order."""
     if (straight, swapped) == ("first", "second"):
         return "first"

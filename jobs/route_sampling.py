@@ -12,7 +12,7 @@ from jobs.preflight import Plan
 from jobs.summary import Summary
 from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
-from pipelines.errors import UsageProblem
+from pipelines.errors import ErrorKind, UsageProblem
 from pipelines.intake import read_block
 from pipelines.keys import digest
 from pipelines.requests import Request
@@ -20,8 +20,11 @@ from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
 _FOLDER = "calibration"
-_READ = ("row_id", "status", "fallback_from", "cost_usd", "response", "finish_reason", "tier",
-         "model", "prompt_tokens", "completion_tokens", "token_logprobs")  # fmt: skip
+_READ = ("row_id", "status", "error_kind", "fallback_from", "cost_usd", "response",
+         "finish_reason", "tier", "model", "prompt_tokens", "completion_tokens",
+         "token_logprobs")  # fmt: skip
+
+_OUT: ErrorKind = "unavailable"
 
 Answer = Mapping[str, Any]
 """A row of the sample's run: the columns `_READ`."""
@@ -74,7 +77,12 @@ class Answered:
     def was_reached(self) -> bool:
         """A tier that could not be reached tells nothing of its answers."""
         said = (self.cheap, self.strong, self.grade)
-        return all(answer is None or answer["fallback_from"] is None for answer in said)
+        return all(answer is None or is_own(answer) for answer in said)
+
+
+def is_own(answer: Answer) -> bool:
+    """Whether it is what the tier had to say, be it an error; else another spoke, or nobody."""
+    return answer["fallback_from"] is None and answer["error_kind"] != _OUT
 
 
 def draw(plan: Plan, route: Calibrated) -> list[Sampled]:

@@ -95,6 +95,10 @@ class Ladder(Protocol):
         """Whether what comes of this turn is the row's answer, whatever it is."""
         ...
 
+    def step_of(self, tier: str, step: int) -> int:
+        """Where a row is that this tier answers in place of the step's own."""
+        ...
+
 
 def build_ladder(route: Route) -> Ladder | None:
     """The ladder that a route describes; None where one tier's answer is the end of it.
@@ -121,6 +125,9 @@ class GatekeeperLadder:
 
     def is_last(self, step: int, turn: str) -> bool:
         return turn == ANSWER
+
+    def step_of(self, tier: str, step: int) -> int:
+        return step
 
     def after(self, given: Given) -> Next | Done:
         if given.turn == ANSWER:
@@ -163,6 +170,11 @@ class CascadeLadder:
 
     def is_last(self, step: int, turn: str) -> bool:
         return step == len(self._steps) and turn == ANSWER
+
+    def step_of(self, tier: str, step: int) -> int:
+        """A tier further up is not asked again, and its answer not held for a lesser one's."""
+        tiers = [*(one.tier for one in self._steps), self._otherwise]
+        return next((i for i in range(step, len(tiers)) if tiers[i] == tier), step)
 
     def after(self, given: Given) -> Next | Done:
         if given.step == len(self._steps):

@@ -91,6 +91,9 @@ class ShadowLadder:
     def is_last(self, step: int, turn: str) -> bool:
         return turn == SHADOW
 
+    def step_of(self, tier: str, step: int) -> int:
+        return self._inner.step_of(tier, step) if self._inner else step
+
     def after(self, given: Given) -> Next | Done:
         if given.turn == SHADOW:
             return self._compared(given)

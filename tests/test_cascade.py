@@ -2,13 +2,16 @@ import json
 from typing import Any
 
 import pytest
+from conftest import tier
 
+from actors.referee import _ANSWER, _PLACE, Referee
 from pipelines.cascade import Done, Given, Next, build_ladder
 from pipelines.confidence import confidence
 from pipelines.errors import UsageProblem
 from pipelines.judging import better_in, grade_in, grade_of_answer
 from pipelines.requests import Request
 from pipelines.route_config import Cascade, Gatekeeper
+from pipelines.tier import Tier
 
 QUESTION = Request([{"role": "user", "content": "how many?"}], {})
 
@@ -64,6 +67,25 @@ def test_no_answer_and_half_an_answer_escalate_unchecked(
 
 def test_the_last_tiers_answer_is_taken_whatever_it_is() -> None:
     assert ladder({"by": "regex", "pattern": "x"}).after(given(None, step=1)) == Done("")
+
+
+def test_a_fallback_that_is_further_up_has_the_last_word_and_is_not_asked_again() -> None:
+    rungs = ladder({"by": "regex", "pattern": "^never$"})
+    config = Tier.model_validate({**tier("cheap"), "fallback": "strong"})
+    row = {
+        **dict.fromkeys((*_ANSWER, *_PLACE)), "row_id": "r", "_request": QUESTION.to_json(),
+        "tier": "cheap", "escalations": 0, "_step": 0, "_turn": "answer",
+        "status": "error", "error_kind": "unavailable",
+    }  # fmt: skip
+    moved = Referee(config, rungs).ruling(row)
+    assert moved
+    assert (moved["tier"], moved["fallback_from"], moved["_step"]) == ("strong", "cheap", 1)
+    strong = Referee(Tier.model_validate(tier("strong")), rungs)
+    answered = strong.ruling({**moved, "status": "ok", "response": "42"})
+    assert answered
+    assert (answered["tier"], answered["response"], answered["escalations"]) == ("strong", "42", 0)
+    # One that is no part of the ladder stands in for the step, and is judged like it.
+    assert rungs.step_of("other", 0) == 0
 
 
 def test_confidence_is_asked_for_and_compared() -> None:

@@ -72,7 +72,8 @@ def test_similarity_to_a_label_judges_both_answers(make_config: MakeConfig) -> N
             ],
             [1, 0],
         ),
-        ([{"response": "I cannot say"}], [1, 1]),
+        # Without a verdict nobody has said that the cheap answer will do.
+        ([{"response": "I cannot say"}], [0, 0]),
     ],
 )
 def test_only_a_verdict_that_survives_the_swap_counts(
@@ -84,6 +85,14 @@ def test_only_a_verdict_that_survives_the_swap_counts(
     assert found.strong.tolist() == [1, 1, 1, 1, 0, 0]
     # Two pairs differ, and each is judged twice.
     assert found.cost_nusd > 0
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_judge_that_is_out_certifies_nothing(make_config: MakeConfig) -> None:
+    engine = {"kind": "api", "base_url": "http://127.0.0.1:9/v1", "model": "m", "max_retries": 0}
+    config = make_config([{"prompt": "x"}], tiers=[tier("only"), {**tier("j"), "engine": engine}])
+    with pytest.raises(UsageProblem, match="j could not be reached for 4 of 4 judgements"):
+        measured(config, ByJudge(by="judge", tier="j"))
 
 
 def test_checks_in_the_shadow_cannot_judge(make_config: MakeConfig, tmp_path: Path) -> None:

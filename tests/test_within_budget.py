@@ -44,6 +44,19 @@ def test_the_budget_holds_for_rows_to_come() -> None:
     assert passed <= 10
 
 
+def test_rows_that_escalate_and_cost_more_than_others_are_counted_at_their_cost() -> None:
+    scores = np.linspace(0, 1, 400)
+    sent = np.where(scores > 0.75, 40.0, 2.0)
+    costs = Costs(kept=np.full(400, 1.0), sent=sent, strong=sent)
+    bought = frontier(scores, np.where(scores > 0.75, 1.0, 0.0), [0.75], costs, 0.95)
+    chosen = best_within(bought, 100, 1e9)
+    assert chosen.share_cheap == pytest.approx(0.75)
+    # 300 at 1 and 100 at 40, of 300 at 2 and 100 at 40; by the means it would be 67 %.
+    assert chosen.saving == pytest.approx(300 / 4600)
+    option = next(option for option in bought.options if option.threshold is not None)
+    assert bought.usd(option, 100) > 100 * 43 / 4
+
+
 def test_cheap_answers_that_are_better_are_taken_at_any_budget() -> None:
     scores = np.linspace(0, 1, 500)
     gains = np.where(scores < 0.5, -1.0, 1.0)

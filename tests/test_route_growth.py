@@ -7,6 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import tier, write_jsonl
 
+from actors.route_fit import Certified, Fit, Judged, Promise, certified
+from jobs import route_calibration
 from jobs.route_calibration import calibrate_route
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
@@ -40,10 +42,16 @@ def configured(folder: Path, rows: int, sample_rows: int, cheap: list[Any]) -> R
 
 
 def test_a_sample_grows_while_more_rows_can_pay_and_asks_each_question_once(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows without any loss prove a floor of one point only when there are enough of them."""
-    said = list[str]()
+    said, tested = list[str](), list[bool]()
+
+    def seen(fit: Fit, held: Judged, promise: Promise) -> Certified:
+        tested.append(bool(held.held.all()))
+        return certified(fit, held, promise)
+
+    monkeypatch.setattr(route_calibration, "certified", seen)
     config = configured(tmp_path, 20_000, 1200, [{"response": "yes", "confidence": 0.9}])
     found = calibrate_route(config, said.append)
     assert [int(line.split()[0].replace(",", "")) for line in said if "answered" in line] == [
@@ -52,6 +60,9 @@ def test_a_sample_grows_while_more_rows_can_pay_and_asks_each_question_once(
         1200,
     ]
     assert (found.rows, found.enough) == (1200, None)
+    # A proof by rows that the threshold was chosen by would be none.
+    assert tested
+    assert all(tested)
     assert found.certificate.threshold == pytest.approx(-0.9)
     assert found.certificate.sample == 600
     answers = [

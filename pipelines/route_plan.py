@@ -27,6 +27,8 @@ from pipelines.storage import Directory
 from pipelines.within_budget import Frontier, Option
 
 Arrays = Mapping[str, np.ndarray]
+_FORMAT = 2
+"""Of stored plans: one of another format is calibrated anew."""
 _OPERATIONAL = {"plans", "calibrate", "shadow_share"}
 """What changes no plan."""
 _EMBEDDING = (Learned, BySimilarity)
@@ -92,7 +94,7 @@ def plan_key(config: RunConfig, route: Calibrated) -> str:
     said = route.model_dump(mode="json", exclude=_OPERATIONAL)
     models = [part.embedding for part in (route, route.quality) if isinstance(part, _EMBEDDING)]
     revisions = [embedder_revision(model) for model in models]
-    return digest(canonical_json([said, tiers, config.sampling.given(), revisions])).hex()
+    return digest(canonical_json([_FORMAT, said, tiers, config.sampling.given(), revisions])).hex()
 
 
 def save_plan(directory: Directory, plan: RoutePlan, known: pa.Table) -> None:

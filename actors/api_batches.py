@@ -175,7 +175,7 @@ class BatchEngine(APIRows):
 
     def _leave(self, row: _Row, error: BatchUnread) -> None:
         """Its answer may be there already: sent again, it would be paid for twice."""
-        said = f"{error}; run the same command again to have its answer"
+        said = f"{error}; `nightmill retry` has its answer once it can be read"
         told = RowProblem("unavailable", self._connection.without_key(said))
         row.answer.set_result(Answer(problem=told, usage=row.usage, attempts=row.submissions + 1))
 

@@ -148,11 +148,11 @@ def test_results_that_cannot_be_read_are_read_again_and_not_bought_again() -> No
     assert len(server.batches) == 1
 
 
-def test_what_was_never_read_is_there_when_the_run_goes_on() -> None:
+def test_what_was_never_read_is_there_when_the_run_is_tried_again() -> None:
     with standin(garble=99) as (server, url):
         done = ask(api(url), ROWS)
         assert {a.problem.kind for a in done if a.problem} == {"unavailable"}
-        assert all(a.problem and "run the same command again" in a.problem.message for a in done)
+        assert all(a.problem and "nightmill retry" in a.problem.message for a in done)
         # Nor does another start that cannot read them.
         assert all(answer.problem for answer in ask(api(url), ROWS))
         server.script.garble = 0

@@ -47,6 +47,9 @@ class BatchEngine(APIRows):
     Args:
         defaults: the run's sampling fields, for what a row leaves out.
         run: names the run; batches that an earlier start of it left are taken up.
+
+    Attributes:
+        batches_read: what each row of a batch used, for who keeps the books to take away.
     """
 
     def __init__(self, config: API, defaults: Mapping[str, Any], run: str) -> None:
@@ -57,6 +60,7 @@ class BatchEngine(APIRows):
         self._bytes = 0
         self._joined = asyncio.Event()
         self._found: dict[str, str] = {}
+        self.batches_read: dict[str, list[Usage]] = {}
         self._results: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._collecting: asyncio.Task[None] | None = None
@@ -143,7 +147,7 @@ class BatchEngine(APIRows):
         try:
             lines = b"".join(row.line for row in rows)
             submissions = [f"{row.name} {row.submissions}" for row in rows]
-            results = await self._batches.results(await self._batches.submit(lines, submissions))
+            results = await self._read(await self._batches.submit(lines, submissions))
         except BatchFailed as error:
             results = {}
             problem = f"the batch could not be submitted ({error})"
@@ -160,7 +164,7 @@ class BatchEngine(APIRows):
     async def _from_earlier(self, batch: str, row: _Row) -> None:
         """A row's answer from a batch that an earlier start submitted; if it has none, anew."""
         if batch not in self._results:
-            self._results[batch] = asyncio.create_task(self._batches.results(batch))
+            self._results[batch] = asyncio.create_task(self._read(batch))
         try:
             result = (await asyncio.shield(self._results[batch])).get(row.name)
         except BatchUnread as error:
@@ -172,6 +176,11 @@ class BatchEngine(APIRows):
         else:
             # What failed before may succeed now: that is why somebody runs it again.
             self._collect(row)
+
+    async def _read(self, batch: str) -> dict[str, Any]:
+        results = await self._batches.results(batch)
+        self.batches_read[batch] = [self._usage(result) for result in results.values()]
+        return results
 
     def _leave(self, row: _Row, error: BatchUnread) -> None:
         """Its answer may be there already: sent again, it would be paid for twice."""
@@ -191,6 +200,14 @@ class BatchEngine(APIRows):
             row.answer.set_result(answer)
         else:
             self._collect(row)
+
+    def _usage(self, result: Any) -> Usage:
+        if _status(result) != 200:
+            return Usage()
+        try:
+            return self._dialect.read(result["response"].get("body")).usage
+        except Unusable as error:
+            return error.usage or Usage()
 
     def _outcome(self, row: _Row, result: Any, problem: str) -> Answer | RowProblem:
         """An answer, which may be a problem for good; or a problem that passes."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from actors.engine import Answer, Engine, Say
 from actors.meter import Grant
-from pipelines.cost import token_cost
+from pipelines.cost import Usage, token_cost
 from pipelines.errors import RowProblem
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
@@ -71,6 +71,7 @@ class Generator:
         self._load_ns = 0
         self._tokens = 0
         self._token_nusd = 0
+        self._batch_nusd: dict[str, int] = {}
         self._unsettled_nusd = 0
         self._started: asyncio.Task[None] | None = None
         self._gate = asyncio.Lock()
@@ -152,7 +153,8 @@ class Generator:
                 busy_ns=self._engine.clock.busy_ns,
                 active_ns=self._engine.clock.active_ns,
                 tokens=self._tokens,
-                token_nusd=self._token_nusd,
+                token_nusd=self._token_nusd if not self._batch_nusd else 0,
+                batch_nusd=dict(self._batch_nusd),
                 model=self._engine.model,
                 sizes=getattr(self._engine, "sizes", {}),
                 **self._engine.occupancy.as_dict(),
@@ -191,7 +193,14 @@ class Generator:
         self._tokens += answer.usage.prompt_tokens + answer.usage.completion_tokens
         nusd = token_cost(answer.usage, self._rate) if isinstance(self._rate, TokenRate) else 0
         self._token_nusd += nusd
+        self._count_batches()
         return nusd
+
+    def _count_batches(self) -> None:
+        read: dict[str, list[Usage]] = getattr(self._engine, "batches_read", {})
+        while read and isinstance(self._rate, TokenRate):
+            name, usages = read.popitem()
+            self._batch_nusd[name] = sum(token_cost(usage, self._rate) for usage in usages)
 
 
 def answered(answer: Answer | None, model: str) -> dict[str, Any]:

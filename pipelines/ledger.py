@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ class Replica:
 
     `busy_ns` is with at least one request in the engine, `load_ns` is loading the model, and
     what is left of `alive_ns` is idle. `active_ns` is from the first request's admission to
-    the last answer. `token_nusd` is what its answers cost by the token. `speculation` counts
+    the last answer. `token_nusd` is what its answers cost by the token; `batch_nusd` is instead
+    what the provider's batches that it has read cost, whole, by their id. `speculation` counts
     what its engine drafted; empty if it does not speculate. The rest is its engine's `Occupancy`.
     """
 
@@ -28,6 +30,7 @@ class Replica:
     active_ns: int = 0
     tokens: int = 0
     token_nusd: int = 0
+    batch_nusd: dict[str, int] = field(default_factory=dict)
     running_ns: int = 0
     waiting_ns: int = 0
     generated_tokens: int = 0
@@ -77,6 +80,25 @@ def overhead_lines(
         for tier, group in by_tier.items():
             paid = committed.get((attempt, tier), Committed())
             lines += _tier_lines(attempt, tier, group, paid, rates[tier])
+    return lines + _batch_lines(attempts, committed)
+
+
+def _batch_lines(
+    attempts: Mapping[str, Iterable[Replica]], committed: Mapping[tuple[str, str], Committed]
+) -> list[dict[str, Any]]:
+    """What no committed row pays of a provider's batches.
+
+    A batch is charged once, however many starts read it: what one of them lost in a kill, the
+    next one finds again.
+    """
+    charged: dict[str, dict[str, int]] = {}
+    for replica in chain.from_iterable(attempts.values()):
+        charged.setdefault(replica.tier, {}).update(replica.batch_nusd)
+    lines = []
+    for tier, batches in charged.items():
+        paid = sum(done.cost_nusd for (_, name), done in committed.items() if name == tier)
+        if batches and sum(batches.values()) > paid:
+            lines.append(overhead_line("retry", tier=tier, cost=sum(batches.values()) - paid))
     return lines
 
 

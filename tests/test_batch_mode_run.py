@@ -131,6 +131,8 @@ def kept_waiting(server: Standin, rows: Path) -> str:
     while time.monotonic() < deadline:
         out = [name for name in list(server.batches) if name not in ended]
         if out and list(rows.glob("*.parquet")):
+            # Time to note what its replica has spent, also on rows that are not committed.
+            time.sleep(2.0)
             return out[0]
         if out:
             server.end(out[0])

@@ -46,6 +46,18 @@ def test_tokens_that_no_committed_row_pays_are_a_retry_line() -> None:
     assert {line["kind"]: line["cost_nusd"] for line in lines} == {"retry": 20, "idle": 0}
 
 
+def test_a_batch_is_charged_once_however_many_starts_read_it() -> None:
+    """The first start was killed with the answers of batch-1 in its hands."""
+    first = Replica("t", batch_nusd={"batch-1": 70})
+    second = Replica("t", batch_nusd={"batch-1": 70, "batch-2": 30})
+    committed = {("a", "t"): Committed(0, 20), ("b", "t"): Committed(0, 65)}
+    attempts = {"a": [first], "b": [second]}
+    lines = overhead_lines(attempts, committed, {"t": TokenRate(1, 1, 1)})
+    assert [(line["kind"], line["cost_nusd"]) for line in lines] == [("retry", 15)]
+    committed["b", "t"] = Committed(0, 80)
+    assert overhead_lines(attempts, committed, {"t": TokenRate(1, 1, 1)}) == []
+
+
 def test_idle_engines_that_are_paid_by_the_token_stand_in_the_bill() -> None:
     replica = Replica("t", alive_ns=100, load_ns=10, busy_ns=60)
     lines = overhead_lines({"a": [replica]}, {}, {"t": TokenRate(1, 1, 1)})

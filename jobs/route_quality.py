@@ -89,7 +89,7 @@ def _by_judge(
     if lines:
         replies, summary = ask(config, measure.tier, lines, "judge", divert_stderr)
         cost = summary.bill_nusd
-        _check_judge(measure.tier, list(replies.values()), summary.output)
+        _check_judge(measure.tier, list(replies.values()))
     cheap, strong = np.zeros(len(answered)), np.zeros(len(answered))
     for i, row in enumerate(answered):
         texts = text_of_answer(row.cheap), text_of_answer(row.strong)
@@ -106,12 +106,12 @@ def _by_judge(
     return Qualities(cheap, strong, cost)
 
 
-def _check_judge(tier: str, replies: Sequence[Answer], output: str) -> None:
+def _check_judge(tier: str, replies: Sequence[Answer]) -> None:
     lost = sum(not is_own(reply) for reply in replies)
     if lost > _MOST_LOST * len(replies):
         raise UsageProblem(
             f"route.quality.tier: {tier} could not be reached for {lost:,} of {len(replies):,} "
-            f"judgements; once it answers, `nightmill retry {output}`, then the same command again"
+            "judgements; run the same command again once it answers"
         )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from jobs.batch import run
 from jobs.preflight import Plan
-from jobs.summary import Summary
+from jobs.summary import Summary, load_summary
 from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
 from pipelines.errors import ErrorKind, UsageProblem
@@ -20,9 +20,8 @@ from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
 _FOLDER = "calibration"
-_READ = ("row_id", "status", "error_kind", "fallback_from", "cost_usd", "response",
-         "finish_reason", "tier", "model", "prompt_tokens", "completion_tokens",
-         "token_logprobs")  # fmt: skip
+_READ = ("row_id", "status", "error_kind", "cost_usd", "response", "finish_reason", "tier",
+         "model", "prompt_tokens", "completion_tokens", "token_logprobs")  # fmt: skip
 
 _OUT: ErrorKind = "unavailable"
 
@@ -81,8 +80,8 @@ class Answered:
 
 
 def is_own(answer: Answer) -> bool:
-    """Whether it is what the tier had to say, be it an error; else another spoke, or nobody."""
-    return answer["fallback_from"] is None and answer["error_kind"] != _OUT
+    """Whether it is what the tier had to say, be it an error."""
+    return answer["error_kind"] != _OUT
 
 
 def draw(plan: Plan, route: Calibrated) -> list[Sampled]:
@@ -154,7 +153,8 @@ def answer(
 def ask(
     config: RunConfig, tier: str, lines: Sequence[Line], name: str, divert_stderr: bool
 ) -> tuple[dict[str, Answer], Summary]:
-    """A run over these lines, and its answers by line; the same ones go on where they stopped.
+    """A run over these lines, and its answers by line; the same ones go on where they stopped, and
+    those whose tier could not be reached then are asked again.
 
     Raises:
         UsageProblem: the budget ends before they do.
@@ -165,21 +165,28 @@ def ask(
     # Written again it would be a newer file, and so another input.
     if not output.exists(f"{name}.jsonl"):
         output.write(f"{name}.jsonl", text)
+    raw = config.model_dump()
     changed = {
+        # What another tier says in its place tells nothing of a tier.
+        "tiers": [{**asked, "fallback": None} for asked in raw["tiers"]],
         "input": {"path": f"{output.url}/{name}.jsonl", "format": "openai_batch"},
         "output": {"path": f"{output.url}/answers"},
         "route": {"policy": "fixed", "tier": tier},
         "response_cache": None,
     }
-    raw = {**config.model_dump(), **changed}
-    summary = run(RunConfig.model_validate(raw), divert_stderr=divert_stderr)
+    asked = RunConfig.model_validate({**raw, **changed})
+    answers = Directory(asked.output.path, config.storage)
+    was_over = load_summary(answers) is not None
+    summary = run(asked, divert_stderr=divert_stderr)
+    if was_over and not all(map(is_own, _answers(answers).values())):
+        summary = run(asked, divert_stderr=divert_stderr, retry=True)
     if summary.pending:
         raise UsageProblem(
             f"budget_usd: the ${config.budget_usd:g} that are left are less than {len(lines):,} "
             f"answers of the {name} cost; raise it, or lower route.sample_rows. What is answered "
             f"stays in {summary.output}"
         )
-    return _answers(Directory(summary.output, config.storage)), summary
+    return _answers(answers), summary
 
 
 def _lines(route: Calibrated, sampled: Sampled) -> Iterator[Line]:

@@ -18,7 +18,7 @@ ROWS = 2000
 def said(text: str, usd: float, sure: float = 0.0, **fields: Any) -> dict[str, Any]:
     sureness = f'{{"content": [{{"token": "t", "logprob": {sure}}}]}}'
     return {
-        "status": "ok", "error_kind": None, "fallback_from": None, "cost_usd": usd,
+        "status": "ok", "error_kind": None, "cost_usd": usd,
         "response": text, "finish_reason": "stop", "token_logprobs": sureness, **fields,
     }  # fmt: skip
 
@@ -53,7 +53,6 @@ def test_an_outage_of_the_strong_tier_does_not_speak_for_the_cheap_one(
         row(1, False, said("no", 1.0), wrong),
         row(2, False, said("no", 1.0), said("yes", 2.0)),
         row(3, False, out, said("yes", 2.0)),
-        row(4, False, said("no", 1.0), {**said("yes", 2.0), "fallback_from": "strong"}),
     ]
     found = evidence_of(rows, make_config, monkeypatch)
     assert len(found) == 2

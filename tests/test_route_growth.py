@@ -12,6 +12,7 @@ from jobs import route_calibration
 from jobs.route_calibration import calibrate_route
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
+from tests.standin import standin
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 CHEAP_PRICE = {"kind": "serverless", "usd_per_mtok": {"input": 0.05, "output": 0.15}}
@@ -41,6 +42,15 @@ def configured(folder: Path, rows: int, sample_rows: int, cheap: list[Any]) -> R
     )
 
 
+def answers(folder: Path) -> list[str]:
+    """The names of what both tiers were asked."""
+    return [
+        row["row_id"]
+        for part in (folder / "out" / "calibration").glob("*/answers/rows/*.parquet")
+        for row in pq.read_table(part).to_pylist()
+    ]
+
+
 def test_a_sample_grows_while_more_rows_can_pay_and_asks_each_question_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,12 +75,8 @@ def test_a_sample_grows_while_more_rows_can_pay_and_asks_each_question_once(
     assert all(tested)
     assert found.certificate.threshold == pytest.approx(-0.9)
     assert found.certificate.sample == 600
-    answers = [
-        row["row_id"]
-        for part in (tmp_path / "out" / "calibration").glob("*/answers/rows/*.parquet")
-        for row in pq.read_table(part).to_pylist()
-    ]
-    assert len(answers) == len(set(answers)) < 2 * 1200
+    asked = answers(tmp_path)
+    assert len(asked) == len(set(asked)) < 2 * 1200
     # Again it is the same sample, which is not paid again.
     again = calibrate_route(config, said.append)
     assert (again.rows, again.certificate) == (found.rows, found.certificate)
@@ -95,7 +101,18 @@ def test_rows_that_would_not_pay_for_themselves_are_not_sampled(tmp_path: Path) 
 
 
 def test_a_sample_that_a_tier_could_not_be_reached_for_is_refused(tmp_path: Path) -> None:
-    raw = configured(tmp_path, 400, 200, [{"fails": "unavailable"}]).model_dump()
-    raw["tiers"][0]["fallback"] = "strong"
-    with pytest.raises(UsageProblem, match=r"reached for only 0 rows.*again once they answer"):
-        calibrate_route(RunConfig.model_validate(raw), lambda _: None)
+    """Its fallback does not speak for it. The same command asks it again, and nobody else."""
+    raw = configured(tmp_path, 400, 200, [{"response": "yes"}]).model_dump()
+    with standin(share=1.0, faults=["503"]) as (server, url):
+        api = {"kind": "api", "base_url": f"{url}/v1", "model": "m", "max_retries": 0}
+        raw["tiers"][1] |= {"engine": {**api, "breaker": {"outage_s": 0}}, "fallback": "spare"}
+        raw["tiers"].append(tier("spare", replies=[{"response": "yes"}]))
+        config = RunConfig.model_validate(raw)
+        with pytest.raises(UsageProblem, match=r"reached for only 0 rows.*again once they answer"):
+            calibrate_route(config, lambda _: None)
+        assert not server.answered
+        server.script.share = 0.0
+        found = calibrate_route(config, lambda _: None)
+        told = server.stats()
+    assert found.rows == 200
+    assert (told["distinct"], told["paid_twice"]) == (len(answers(tmp_path)) / 2, 0)

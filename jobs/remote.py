@@ -19,6 +19,7 @@ from pipelines.shadow import (
     OUTCOME_COLUMNS,
     Outcomes,
     committed_outcomes,
+    gains_by_audit,
     outcomes,
 )
 
@@ -51,9 +52,9 @@ class RemoteMeter:
 class Guarded:
     """A `RouteGuard` in an actor, as stages see it."""
 
-    def __init__(self, actor: Any, route: Calibrated) -> None:
+    def __init__(self, actor: Any, route: Calibrated, difference: float) -> None:
         self._actor = actor
-        self._cheap = route.cheap
+        self._cheap, self._gains = route.cheap, gains_by_audit(difference)
         self.closed = FixedPolicy(route.strong, "the floor is in danger")
 
     def standing(self) -> Standing:
@@ -65,12 +66,13 @@ class Guarded:
 
     def report(self, table: pa.Table, at: Sequence[int]) -> None:
         """Tell what became of rows that a tier has just worked on."""
-        self._tell(outcomes(table.select(OUTCOME_COLUMNS).take(at).to_pylist(), self._cheap))
+        rows = table.select(OUTCOME_COLUMNS).take(at).to_pylist()
+        self._tell(outcomes(rows, self._cheap, self._gains))
 
     def recall(self, committed: pa.Table) -> None:
         """Tell what an earlier start of the run found, by a part of its rows."""
         rows = committed.select(COMMITTED_COLUMNS).to_pylist()
-        self._tell(committed_outcomes(rows, self._cheap))
+        self._tell(committed_outcomes(rows, self._cheap, self._gains))
 
     def _tell(self, seen: Outcomes) -> None:
         self._actor.routed.remote(seen.rows, seen.cheap)

@@ -20,7 +20,7 @@ from jobs.route_evidence import Evidence
 from jobs.route_findings import RouteCalibration, findings
 from jobs.route_plans import route_plans
 from jobs.route_sampling import Sampled, draw
-from jobs.route_spending import note_calibration, spent_on
+from jobs.route_spending import spent_on
 from pipelines.calibrated_config import Calibrated, Classifier, Learned
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
@@ -53,9 +53,6 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
         )
     evidence = Evidence(config, route, divert_stderr)
     enough = _grow(evidence, route, sample, plan.num_rows, say)
-    if route.calibrate == "in_run":
-        # Before there is a plan: who has one does not calibrate again, whatever happened.
-        note_calibration(check_writable(config), evidence.spent_nusd)
     say("certifying")
     judged, promise = evidence.judged(), _promise(route, evidence, plan.num_rows)
     known, held = judged.halves()
@@ -63,6 +60,8 @@ def calibrate_route(config: RunConfig, say: Say, divert_stderr: bool = False) ->
     found = {fit.measure: tested(fit, held, promise) for fit in _fits(route, known)}
     chosen = next(iter(found.values()))
     learned = _plan(plan_key(config, route), route, chosen, held, promise)
+    if (threshold := learned.certificate.threshold) is not None:
+        learned = replace(learned, difference=evidence.difference(chosen.scores <= threshold))
     stored = route_plans(config, route)
     stored.make()
     save_plan(stored, learned, evidence.known())

@@ -11,9 +11,10 @@ from actors.known_answers import SERVED
 from actors.learned_policy import prompt_of
 from actors.route_fit import Judged
 from jobs.route_grading import doubt_by_grade, graded, is_full
-from jobs.route_quality import qualities
+from jobs.route_quality import qualities, text_of_answer
 from jobs.route_sampling import Answer, Answered, Sampled, answer
-from pipelines.calibrated_config import Calibrated, CertifiedCascade, Learned
+from pipelines.agreement import AGREEMENT
+from pipelines.calibrated_config import ByLabels, Calibrated, CertifiedCascade, Learned
 from pipelines.certify import Costs
 from pipelines.confidence import MEASURES, Measure, confidence
 from pipelines.config import RunConfig
@@ -95,6 +96,26 @@ class Evidence:
         judged, costs = self.judged(), self.costs(held=False)
         kept, strong = (float(np.asarray(c, np.float64).mean()) for c in (costs.kept, costs.strong))
         return advise(judged.cheap, judged.strong, strong / kept if kept else np.inf)
+
+    def difference(self, kept: np.ndarray) -> float:
+        """What the strong answer gains, on average, where it differs from the cheap one.
+
+        Args:
+            kept: of the rows to certify on, those that stay cheap: booleans.
+        """
+        if not isinstance(self._route.quality, ByLabels):
+            return 1.0
+        agree, gains = AGREEMENT[self._route.quality.compare], [1.0]
+        held = [row for row in self._rows if row.sampled.held]
+        for row, stays in zip(held, kept, strict=True):
+            cheap_text, strong_text = text_of_answer(row.cheap), text_of_answer(row.strong)
+            if not stays or cheap_text is None or strong_text is None:
+                continue
+            if not agree(strong_text, cheap_text):
+                cheap, strong = self._qualities[_judged_as(row)]
+                gains.append(strong - cheap)
+        # One that was lost is counted in: few of them prove little.
+        return float(np.clip(np.mean(gains), 0.0, 1.0))
 
     def extra_usd(self) -> float:
         """What a row has cost beyond the strong tier's answer."""

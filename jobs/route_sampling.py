@@ -9,6 +9,7 @@ import numpy as np
 
 from jobs.batch import run
 from jobs.preflight import Plan
+from jobs.route_spending import SAMPLES
 from jobs.summary import Summary, load_summary
 from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
@@ -19,7 +20,6 @@ from pipelines.requests import Request
 from pipelines.route_plan import known_key
 from pipelines.storage import Directory, open_filesystem
 
-_FOLDER = "calibration"
 _READ = ("row_id", "status", "error_kind", "cost_usd", "response", "finish_reason", "tier",
          "model", "prompt_tokens", "completion_tokens", "token_logprobs")  # fmt: skip
 
@@ -160,7 +160,7 @@ def ask(
         UsageProblem: the budget ends before they do.
     """
     text = "".join(map(_batch_line, lines)).encode()
-    folder = f"{_FOLDER}/{digest(text).hex()[:12]}"
+    folder = f"{SAMPLES}/{digest(text).hex()[:12]}"
     output = Directory(f"{config.output.path.rstrip('/')}/{folder}", config.storage)
     # Written again it would be a newer file, and so another input.
     if not output.exists(f"{name}.jsonl"):

@@ -14,21 +14,18 @@ from pipelines.route_plan import RoutePlan
 from pipelines.storage import Directory
 from pipelines.within_budget import best_within
 
-_CALIBRATION = f"{STATE}/calibration.json"
+SAMPLES = "calibration"
+"""A folder for each question that calibrating has put to tiers, with the run that answered it."""
 _SPENDING = f"{STATE}/spending.json"
 
 
-def note_calibration(directory: Directory, cost_nusd: int) -> None:
-    """Put on the bill of this OUTPUT's run what learning its route has cost."""
-    directory.write(_CALIBRATION, json.dumps({"cost_nusd": cost_nusd}).encode())
-
-
 def calibration_lines(directory: Directory) -> list[dict[str, Any]]:
-    """What this run paid to learn its route: a line of the bill, if it did."""
-    if not directory.exists(_CALIBRATION):
-        return []
-    spent = json.loads(directory.read(_CALIBRATION))["cost_nusd"]
-    return [overhead_line("calibration", cost=spent)]
+    """What learning its route has cost in this OUTPUT, by this command or another: a line of the
+    bill, if it cost anything."""
+    summaries = [f"{SAMPLES}/{name}/answers/summary.json" for name in directory.names(SAMPLES)]
+    told = [json.loads(directory.read(name)) for name in summaries if directory.exists(name)]
+    spent = sum(summary["bill_nusd"] for summary in told)
+    return [overhead_line("calibration", cost=spent)] if spent else []
 
 
 def spent_on(plan: RoutePlan, config: RunConfig, directory: Directory, rows: int) -> RoutePlan:

@@ -119,4 +119,4 @@ def _route_guard(plan: Plan) -> Guarded | None:
         return None
     if learned is None or learned.certificate.threshold is None:
         return None
-    return Guarded(beside_driver(RouteGuard).remote(route.floor.terms), route)
+    return Guarded(beside_driver(RouteGuard).remote(route.floor.terms), route, learned.difference)

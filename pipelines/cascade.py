@@ -16,7 +16,8 @@ from pipelines.judging import grade_in, grade_of_answer, grade_of_prompt
 from pipelines.requests import Request
 from pipelines.route_config import Cascade, Gatekeeper, Route, Step
 
-Audit = Literal["worse", "as_good", "better"]
+Audit = Literal["worse", "as_good", "better", "differs"]
+"""Of a cheap answer beside the strong one. It differs where nothing says which of them is right."""
 ANSWER, GRADE = "answer", "grade"
 CUT_SHORT = "length"
 """The `finish_reason` of an answer that is not complete."""

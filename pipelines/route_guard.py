@@ -23,7 +23,7 @@ class Standing:
     """What is known so far.
 
     Attributes:
-        checked, worse: shadow checks, and how many of them the cheap answer lost.
+        checked, worse: shadow checks, and how many of them the cheap answer lost, or may have.
         share_cheap: of the rows that were routed.
         loss: of quality by routing, as the checks have it; of 1.
         in_danger: the floor is broken at the floor's own confidence; it stays so.

@@ -27,7 +27,7 @@ from pipelines.storage import Directory
 from pipelines.within_budget import Frontier, Option
 
 Arrays = Mapping[str, np.ndarray]
-_FORMAT = 2
+_FORMAT = 3
 """Of stored plans: one of another format is calibrated anew."""
 _OPERATIONAL = {"plans", "calibrate", "shadow_share"}
 """What changes no plan."""
@@ -46,6 +46,7 @@ class RoutePlan:
         arrays: from which the scorer and the guard are made again; empty where nothing was
             certified.
         frontier: what a budget can buy; None where there is a floor.
+        difference: what the strong answer gained, on average, where the two differed.
     """
 
     key: str
@@ -53,6 +54,7 @@ class RoutePlan:
     certificate: Certificate
     arrays: Arrays
     frontier: Frontier | None = None
+    difference: float = 1.0
 
     @property
     def digest(self) -> bytes:
@@ -117,7 +119,8 @@ def load_plan(directory: Directory, key: str) -> RoutePlan | None:
     frontier = told["frontier"] and Frontier(
         **{**told["frontier"], "options": [Option(**o) for o in told["frontier"]["options"]]}
     )
-    return RoutePlan(key, told["model"], Certificate(**told["certificate"]), found, frontier)
+    certificate = Certificate(**told["certificate"])
+    return RoutePlan(key, told["model"], certificate, found, frontier, told["difference"])
 
 
 def known_answers(directory: Directory, key: str) -> pa.Table:
@@ -136,8 +139,9 @@ def known_key(request: Request, keyed_by: Mapping[str, Any]) -> str:
 
 def _plan_json(plan: RoutePlan) -> bytes:
     frontier = plan.frontier and asdict(plan.frontier)
-    told = {"model": plan.model, "certificate": asdict(plan.certificate), "frontier": frontier}
-    return canonical_json(told)
+    certificate = asdict(plan.certificate)
+    told = {"model": plan.model, "certificate": certificate, "frontier": frontier}
+    return canonical_json({**told, "difference": plan.difference})
 
 
 def _packed(arrays: Arrays) -> bytes:

@@ -12,8 +12,6 @@ from pipelines.requests import Request
 from pipelines.route_config import Route
 
 SHADOW = "shadow"
-_GAINS: dict[Audit, float] = {"worse": 1.0, "as_good": 0.0, "better": -1.0}
-"""What the strong tier's answer is worth more, by `route_audit`, which speaks of the cheap one."""
 
 OUTCOME_COLUMNS = ["row_id", "status", "tier", "route_audit", "_turn"]
 COMMITTED_COLUMNS = ["row_id", "status", "source", "tier", "route_audit"]
@@ -33,26 +31,40 @@ class Outcomes:
     gains: dict[str, float]
 
 
-def outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
+def gains_by_audit(difference: float) -> dict[Audit, float]:
+    """What the strong tier's answer is worth more, by `route_audit`.
+
+    Args:
+        difference: what it was worth in the sample where the two answers differed.
+    """
+    return {"worse": 1.0, "as_good": 0.0, "better": -1.0, "differs": difference}
+
+
+def outcomes(
+    rows: Sequence[Mapping[str, Any]], cheap: str, gains: Mapping[Audit, float]
+) -> Outcomes:
     """Args:
     rows: `OUTCOME_COLUMNS` after the referee has ruled.
     cheap: the tier's name.
+    gains: `gains_by_audit`.
     """
     done = [row for row in rows if row["status"] == "ok" and row["route_audit"] is None]
     stay = sum(row["tier"] == cheap for row in done)
     in_check = sum(row["_turn"] == SHADOW for row in rows)
-    return Outcomes(len(done) + in_check, stay + in_check, _gains(rows))
+    return Outcomes(len(done) + in_check, stay + in_check, _gains(rows, gains))
 
 
-def committed_outcomes(rows: Sequence[Mapping[str, Any]], cheap: str) -> Outcomes:
+def committed_outcomes(
+    rows: Sequence[Mapping[str, Any]], cheap: str, gains: Mapping[Audit, float]
+) -> Outcomes:
     """The same of rows that an earlier start of the run has committed: `COMMITTED_COLUMNS`."""
     done = [row for row in rows if row["status"] == "ok" and row["source"] == "generated"]
     stayed = sum(row["tier"] == cheap or row["route_audit"] is not None for row in done)
-    return Outcomes(len(done), stayed, _gains(done))
+    return Outcomes(len(done), stayed, _gains(done, gains))
 
 
-def _gains(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return {row["row_id"]: _GAINS[row["route_audit"]] for row in rows if row["route_audit"]}
+def _gains(rows: Sequence[Mapping[str, Any]], gains: Mapping[Audit, float]) -> dict[str, float]:
+    return {row["row_id"]: gains[row["route_audit"]] for row in rows if row["route_audit"]}
 
 
 def ladder_of(route: Route, configured: Route) -> Ladder | None:
@@ -116,9 +128,11 @@ class ShadowLadder:
         return Done("checked in the shadow", audit=self._audit(given, given.parked, given.response))
 
     def _audit(self, given: Given, cheap: str, strong: str) -> Audit:
+        if given.label is None and self._agree(strong, cheap):
+            return "as_good"
         if given.label is None:
-            # Rows of another night have no label any more.
-            return "as_good" if self._agree(strong, cheap) else "worse"
+            # Rows of another night have no label any more: either may be right, or none.
+            return "worse" if self.label is None else "differs"
         is_right, should_be = self._agree(given.label, cheap), self._agree(given.label, strong)
         if is_right == should_be:
             return "as_good"

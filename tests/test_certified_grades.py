@@ -178,6 +178,31 @@ def test_only_cheap_answers_that_stay_are_checked_in_the_shadow() -> None:
     assert refused.escalates
 
 
+@pytest.mark.parametrize(
+    ("quality", "label", "audit"),
+    [
+        ({"by": "strong"}, None, "worse"),
+        ({"by": "labels", "column": "right"}, None, "differs"),
+        ({"by": "labels", "column": "right"}, "42", "better"),
+        ({"by": "labels", "column": "right"}, "44", "as_good"),
+    ],
+)
+def test_without_a_label_nothing_says_which_of_two_answers_is_right(
+    quality: dict[str, Any], label: str | None, audit: str
+) -> None:
+    raw = CASCADE.model_dump(exclude_unset=True)
+    route = CertifiedCascade.model_validate({**raw, "quality": quality})
+    ladder = ladder_of(route_by(route, planned(-7.0)), route)
+    assert ladder is not None
+    told = {"step": 0, "tier": "cheap", "parked": "42"}
+    done = ladder.after(given(SHADOW, "43", label=label, **told))
+    assert isinstance(done, Done)
+    assert done.audit == audit
+    same = ladder.after(given(SHADOW, "42", label=None, **told))
+    assert isinstance(same, Done)
+    assert same.audit == "as_good"
+
+
 def test_one_thing_tells_what_a_cascade_takes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="measure and verifier"):
         configured(tmp_path, {**VERIFIED, "measure": "min"})

@@ -113,6 +113,13 @@ def test_the_run_keeps_the_floor_and_reuses_what_was_answered(
     assert summary.routing is not None
     assert len(checked) == summary.routing["checks"]["checked"]
     assert {row["route_reason"] for row in cheap} == {"the cheap tier will do"}
+    # They were free for the run because calibrating had paid, in the same output.
+    assert summary.overhead_usd["calibration"] == pytest.approx(found.bill_usd)
+    assert found.bill_usd > 0
+    assert summary.saved_usd is not None
+    assert summary.baseline_usd is not None
+    spent = sum(float(row["cost_usd"]) for row in out) + found.bill_usd
+    assert summary.saved_usd == pytest.approx(summary.baseline_usd - spent)
 
 
 def test_a_route_that_has_turned_bad_is_noticed_and_closed(

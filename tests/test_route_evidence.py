@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import MakeConfig, tier
 
@@ -74,6 +75,23 @@ def test_the_proof_is_by_the_half_that_nothing_was_fitted_to(
     promise = Promise(Floor(1.0), found.costs(held=True), 10**6)
     assert certified(fit_doubt("mean", known), held, promise).certificate.threshold is None
     assert certified(fit_doubt("mean", known), known, promise).certificate.threshold is not None
+
+
+def test_a_difference_is_worth_what_the_labels_say(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of held-out rows that stay cheap; one that was lost is counted in."""
+    rows = [
+        *(row(i, True, said("yes", 1.0), said("yes", 2.0)) for i in range(5)),
+        *(row(i, True, said("no", 1.0), said("yes", 2.0)) for i in range(5, 7)),
+        *(row(i, True, said("no", 1.0), said("maybe", 2.0)) for i in range(7, 11)),
+        row(11, True, said("yes", 1.0), said("no", 2.0)),
+        row(12, False, said("no", 1.0), said("yes", 2.0)),
+        row(13, True, said("no", 1.0), said("yes", 2.0)),
+    ]
+    found = evidence_of(rows, make_config, monkeypatch)
+    kept = np.array([True] * 12 + [False])
+    assert found.difference(kept) == pytest.approx((1 + 2 - 1) / (1 + 2 + 4 + 1))
 
 
 def test_what_escalates_is_counted_at_what_it_costs(

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.certify import Floor
 from pipelines.route_guard import RouteGuard
-from pipelines.shadow import SHADOW, committed_outcomes, outcomes
+from pipelines.shadow import SHADOW, committed_outcomes, gains_by_audit, outcomes
 
 
 def by_row(gains: Iterable[float]) -> dict[str, float]:
@@ -44,6 +44,20 @@ def test_wins_make_up_for_losses() -> None:
     assert (standing.in_danger, standing.worse, standing.loss) == (False, 300, 0)
 
 
+@pytest.mark.parametrize(("share", "alarmed"), [(0.1, False), (0.6, True)])
+def test_answers_that_differ_count_as_in_the_sample(share: float, alarmed: bool) -> None:
+    """Rows of another night have no labels: of ten differences one was a loss."""
+    guard = RouteGuard(Floor(2.0, 0.95))
+    guard.routed(1000, 500)
+    audits = ["differs" if i % 10 < 10 * share else "as_good" for i in range(2000)]
+    rows = [
+        {"row_id": str(i), "status": "ok", "tier": "large", "route_audit": audit, "_turn": "answer"}
+        for i, audit in enumerate(audits)
+    ]
+    guard.checked(outcomes(rows, "small", gains_by_audit(0.1)).gains)
+    assert guard.standing().in_danger == alarmed
+
+
 def test_an_alarm_stays() -> None:
     guard = guarded(0.5, 100, 0)
     guard.checked({f"later{i}": -1.0 for i in range(1000)})
@@ -67,8 +81,8 @@ def test_what_is_committed_counts_as_it_did_when_it_happened() -> None:
     ]
     begun = [{"row_id": "b", "status": None, "tier": "large", "route_audit": None}]
     seen = [
-        outcomes([{**row, "_turn": "answer"} for row in ended], "small"),
-        outcomes([{**row, "_turn": SHADOW} for row in begun], "small"),
+        outcomes([{**row, "_turn": "answer"} for row in ended], "small", gains_by_audit(1.0)),
+        outcomes([{**row, "_turn": SHADOW} for row in begun], "small", gains_by_audit(1.0)),
     ]
     told = committed_outcomes(
         [
@@ -76,6 +90,7 @@ def test_what_is_committed_counts_as_it_did_when_it_happened() -> None:
             {"row_id": "e", "status": "ok", "tier": "small", "route_audit": None, "source": "x"},
         ],
         "small",
+        gains_by_audit(1.0),
     )
     assert told.rows == sum(each.rows for each in seen) == 3
     assert told.cheap == sum(each.cheap for each in seen) == 2

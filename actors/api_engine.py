@@ -53,6 +53,7 @@ class APIEngine(APIRows):
         self._slots = asyncio.Semaphore(config.concurrency)
         self._rng = Random()
         self._ids = count()
+        self._asked: dict[int, _Tries] = {}
         self._mean_completion: float | None = None
         self._connection: Connection | None = None
 
@@ -73,9 +74,11 @@ class APIEngine(APIRows):
         with admitted:
             name, began = str(next(self._ids)), time.monotonic_ns()
             self.clock.admit(name, 1, began)
+            tries = self._asked[id(request)] = _Tries(self._config)
             try:
-                answer = await self._tried(self._body(request))
+                answer = await self._tried(self._body(request), tries)
             finally:
+                self._asked.pop(id(request), None)
                 ended = time.monotonic_ns()
                 engine_ns = self.clock.finish(name, 1, ended)
             if answer.problem is None:
@@ -86,9 +89,13 @@ class APIEngine(APIRows):
         if self._connection:
             await self._connection.close()
 
-    async def _tried(self, body: Mapping[str, Any]) -> Answer:
+    def give_up(self, request: Request) -> bool:
+        """What a provider works on is paid for, whoever waits for it; so it comes to its end."""
+        tries = self._asked.get(id(request))
+        return tries is not None and tries.number > 0
+
+    async def _tried(self, body: Mapping[str, Any], row: "_Tries") -> Answer:
         content = json.dumps(body, ensure_ascii=False).encode()
-        row = _Tries(self._config)
         while True:
             outcome = await self._try(content, row)
             if isinstance(outcome, Answer):

@@ -30,6 +30,9 @@ class APIRows:
     def refuse(self, request: Request) -> RowProblem | None:
         return self._dialect.refuse(request, self._fields(request))
 
+    def give_up(self, request: Request) -> bool:
+        return False
+
     def speculation_report(self) -> dict[str, Any]:
         return {}
 

@@ -70,6 +70,7 @@ class Piece:
 
 
 Say = Callable[[Piece], None]
+GIVEN_UP = RowProblem("engine", "nobody waited for the answer any more")
 
 
 class Engine(Protocol):
@@ -98,6 +99,15 @@ class Engine(Protocol):
 
     async def answer(self, request: Request, say: Say | None = None) -> Answer: ...
 
+    def give_up(self, request: Request) -> bool:
+        """End a request, the very one that `answer` was asked, because nobody waits for it.
+
+        Returns:
+            Whether its answer now comes with what it has used. If not, nothing was used, and
+            cancelling ends it.
+        """
+        ...
+
     def speculation_report(self) -> dict[str, Any]:
         """What it drafted so far; empty if it does not speculate."""
         ...
@@ -119,6 +129,7 @@ class ScriptedEngine:
         self.admission = Admission(None)
         self._config = config
         self._ids = count()
+        self._speaking: dict[int, asyncio.Task[int]] = {}
 
     async def start(self) -> None:
         self.admission.open(self._config.max_num_seqs)
@@ -137,12 +148,32 @@ class ScriptedEngine:
             name, started = str(next(self._ids)), time.monotonic_ns()
             self.clock.admit(name, 1, started)
             try:
-                first = await self._said(answer, say)
+                first = await self._spoken(request, answer, say)
             finally:
                 ended = time.monotonic_ns()
                 engine_ns = self.clock.finish(name, 1, ended)
+        if first is None:
+            share = (ended - started) / 1e9 / self._config.delay_s
+            return replace(_cut(answer, share), engine_ns=engine_ns)
         ttft_s, e2e_s = (first - started) / 1e9, (ended - started) / 1e9
         return replace(answer, engine_ns=engine_ns, ttft_s=ttft_s, e2e_s=e2e_s)
+
+    def give_up(self, request: Request) -> bool:
+        speaking = self._speaking.get(id(request))
+        return speaking is not None and speaking.cancel()
+
+    async def _spoken(self, request: Request, answer: Answer, say: Say | None) -> int | None:
+        """When the first word came; None if nobody waited for the last."""
+        if not self._config.delay_s:
+            return await self._said(answer, say)
+        speaking = self._speaking[id(request)] = asyncio.ensure_future(self._said(answer, say))
+        try:
+            # Not for its result: to be given up is not to be cancelled.
+            await asyncio.wait({speaking})
+        finally:
+            speaking.cancel()
+            self._speaking.pop(id(request), None)
+        return None if speaking.cancelled() else speaking.result()
 
     async def _said(self, answer: Answer, say: Say | None) -> int:
         """Take the time that the answer takes, a word after the other; when the first came."""
@@ -184,6 +215,12 @@ class ScriptedEngine:
 
     async def stop(self) -> None:
         pass
+
+
+def _cut(answer: Answer, share: float) -> Answer:
+    """What a share of an answer has used."""
+    tokens = int(answer.usage.completion_tokens * min(share, 1.0))
+    return Answer(problem=GIVEN_UP, usage=replace(answer.usage, completion_tokens=tokens))
 
 
 def build_engine(

@@ -9,6 +9,8 @@ from actors.engine import Piece
 
 Row = dict[str, Any]
 Work = Callable[["Flight"], Awaitable[Row]]
+_PATIENCE_S = 300.0
+"""For an answer that nobody waits for: a provider's is paid for when it comes."""
 
 
 class Flight:
@@ -17,16 +19,20 @@ class Flight:
     Attributes:
         pieces: of the answer, as far as they were said.
         progress: the row as it stands.
+        stop: ends early what is being paid for; None while nothing is.
+        given_up: nobody waits any more; what is being paid for still tells what it has used.
     """
 
     def __init__(self, work: Work, progress: Row) -> None:
         self.progress = progress
         self.pieces: list[Piece] = []
+        self.stop: Callable[[], object] | None = None
+        self.given_up = False
         self.waiters = 0
         self._changed = asyncio.Event()
         self._paid = False
         self._task = asyncio.ensure_future(work(self))
-        self._task.add_done_callback(lambda _: self._changed.set())
+        self._task.add_done_callback(self._ended)
 
     async def row(self) -> Row:
         """The row when it is done. Raises what its work raised."""
@@ -49,8 +55,20 @@ class Flight:
         paid, self._paid = self._paid, True
         return not paid
 
+    def give_up(self) -> None:
+        self.given_up = True
+        if self.stop is None:
+            self._task.cancel()
+        else:
+            self.stop()
+            asyncio.get_running_loop().call_later(_PATIENCE_S, self._task.cancel)
+
     def cancel(self) -> None:
         self._task.cancel()
+
+    async def over(self) -> None:
+        """Until its work has ended, however."""
+        await asyncio.wait({self._task})
 
     @property
     def done(self) -> bool:
@@ -59,6 +77,12 @@ class Flight:
     def say(self, piece: Piece) -> None:
         self.pieces.append(piece)
         self._changed.set()
+
+    def _ended(self, task: "asyncio.Future[Row]") -> None:
+        self._changed.set()
+        if self.given_up and not task.cancelled():
+            # Nobody is there any more to hear what went wrong.
+            task.exception()
 
 
 class Flights:
@@ -83,6 +107,6 @@ class Flights:
             flight.waiters -= 1
             if not flight.waiters:
                 if not flight.done:
-                    flight.cancel()
+                    flight.give_up()
                 if self._by_key.get(key) is flight:
                     del self._by_key[key]

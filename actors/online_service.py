@@ -16,6 +16,7 @@ from actors.online_tier import Overloaded, TierCalls, TierGone
 from actors.referee import Referee
 from actors.router import Router
 from pipelines.cache_admission import is_admissible
+from pipelines.cascade import CUT_SHORT
 from pipelines.errors import RowProblem
 from pipelines.intake import Dialect
 from pipelines.keys import request_key
@@ -123,7 +124,7 @@ class Service:
         await self._admit(asked, tokens, nusd)
         shared = asked.row["_shareable"]
         key = asked.row["request_key"] if shared else asked.row["row_id"]
-        ended = False
+        leaves = _Leaves()
         try:
             async with self._flights.aboard(
                 key, lambda flight: self._answered(asked, flight), asked.row
@@ -131,13 +132,17 @@ class Service:
                 try:
                     yield flight
                 finally:
-                    ended = flight.done
-                    if ended or flight.waiters == 1:
-                        pays = flight.pays()
-                        asked.row = _taken(asked.row, flight.progress, pays)
+                    leaves = _Leaves(flight, flight.done)
         finally:
             # Also for who hung up: what is reserved must not stay so, and the books must be told.
-            await asyncio.shield(self._surely(self._close(asked, tokens, nusd, ended)))
+            closing = self._surely(self._close(asked, tokens, nusd, leaves))
+            if leaves.ended:
+                await asyncio.shield(closing)
+
+    async def settled(self) -> None:
+        """Until the books know all of who has left."""
+        if self._closing:
+            await asyncio.wait(self._closing)
 
     def price(self, row: Mapping[str, Any]) -> Price:
         return price_row(row, self._policies.prices)
@@ -174,8 +179,8 @@ class Service:
         if self.observer is not None:
             self.observer.refused(reason, tenant)
 
-    async def _close(self, asked: Asked, tokens: int, nusd: int, ended: bool) -> None:
-        row = asked.row
+    async def _close(self, asked: Asked, tokens: int, nusd: int, leaves: "_Leaves") -> None:
+        row = asked.row = await leaves.taken(asked.row)
         price = asked.price = self.price(row)
         used = sum(w["prompt_tokens"] + w["completion_tokens"] for w in row["_work"] or ())
         if self.gate is not None:
@@ -185,7 +190,7 @@ class Service:
             first = None if asked.first is None else asked.first - asked.began
             seen = Seen(
                 asked.request_id, asked.tenant, asked.endpoint, asked.stream,
-                {**row, "_work": price.work}, price, first, now - asked.began, not ended,
+                {**row, "_work": price.work}, price, first, now - asked.began, not leaves.ended,
             )  # fmt: skip
             self.observer.finished(seen, asked.traceparent)
 
@@ -208,7 +213,7 @@ class Service:
             flight.progress = row = {**row, **place}
         while row["status"] is None:
             row = await self._worked_on(asked, row, flight)
-        if self._cache is not None and is_admissible(row):
+        if self._cache is not None and is_admissible(row) and not self._is_cut_here(row):
             self._cache.remember(row)
             self._cache.keep(row)
         flight.progress = row
@@ -220,16 +225,25 @@ class Service:
         referee = self._policies.referees[tier]
         request = self._bounded(Request.from_json(row["_asked"] or row["_request"]))
         heard = flight.say if asked.stream and referee.may_stream(row) else None
-        told = await self._turn(tier, request, heard)
-        # What was paid is paid, also by who hangs up now.
+        told = await self._turn(tier, request, heard, flight)
+        # What was paid is paid, also by who has hung up.
         flight.progress = row = {**row, **told, "_work": [*(row["_work"] or ()), *told["_work"]]}
+        if flight.given_up:
+            raise asyncio.CancelledError
         return referee.ruling(row) or row
 
-    async def _turn(self, tier: str, request: Request, say: Say | None) -> Row:
+    async def _turn(self, tier: str, request: Request, say: Say | None, flight: Flight) -> Row:
         if self._at[tier] >= self._room[tier]:
             raise Overloaded
         self._at[tier] += 1
         said: list[bool] = []
+        calls, name = self._tiers[tier], uuid.uuid4().hex
+
+        async def stop() -> None:
+            if not await calls.give_up(name):
+                flight.cancel()
+
+        flight.stop = lambda: self._surely(stop())
 
         def heard(piece: Any) -> None:
             said.append(True)
@@ -239,14 +253,20 @@ class Service:
         try:
             for tried in range(_TRIES):
                 try:
-                    return await self._tiers[tier].turn(request, heard if say else None)
+                    return await calls.turn(request, name, heard if say else None)
                 except TierGone:
-                    if said or tried == _TRIES - 1:
+                    if said or flight.given_up or tried == _TRIES - 1:
                         raise
                     await asyncio.sleep(_AGAIN_S * 2**tried)
             raise AssertionError
         finally:
+            flight.stop = None
             self._at[tier] -= 1
+
+    def _is_cut_here(self, row: Row) -> bool:
+        """Whether it ends where the endpoint's own limit is, which its key does not tell."""
+        request = Request.from_json(row["_request"])
+        return row["finish_reason"] == CUT_SHORT and self._bounded(request) is not request
 
     def _bounded(self, request: Request) -> Request:
         """Nobody gets more than the endpoint gives to who asks for no limit."""
@@ -256,6 +276,24 @@ class Service:
         return replace(
             request, sampling={**request.sampling, "max_tokens": self._policies.most_tokens}
         )
+
+
+@dataclass(frozen=True)
+class _Leaves:
+    """Somebody who leaves a flight, if there was one, at its end or before."""
+
+    flight: Flight | None = None
+    ended: bool = False
+
+    async def taken(self, own: Row) -> Row:
+        """Their row with what they have to pay; who leaves others behind pays nothing."""
+        if self.flight is None:
+            return own
+        if not self.ended:
+            if self.flight.waiters:
+                return own
+            await self.flight.over()
+        return _taken(own, self.flight.progress, self.flight.pays())
 
 
 def _taken(own: Row, led: Row, pays: bool) -> Row:

@@ -1,9 +1,10 @@
 """A tier as the online service calls it, wherever its engine lives."""
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from actors.engine import Engine, Say
+from actors.engine import GIVEN_UP, Answer, Engine, Say
 from actors.generator import Generator, answered
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
@@ -22,11 +23,15 @@ class TierGone(Exception):
 class TierCalls(Protocol):
     """A tier's replicas, wherever they are."""
 
-    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
+    async def turn(self, request: Request, name: str, say: Say | None) -> dict[str, Any]:
         """What the tier makes of a request: columns of its row, with `_work`.
 
         Raises: Overloaded, TierGone.
         """
+        ...
+
+    async def give_up(self, name: str) -> bool:
+        """End a turn early: it then comes back with what it has used. False if nobody knows it."""
         ...
 
 
@@ -42,6 +47,7 @@ class OnlineTier:
         defaults: Mapping[str, Any],
     ) -> None:
         self._engine = engine
+        self._turns: dict[str, tuple[Request, asyncio.Future[list[Answer | None]]]] = {}
         self._meter = _Standing()
         self._generator = Generator(
             name=name,
@@ -58,10 +64,28 @@ class OnlineTier:
         """Load the model."""
         await self._generator.start()
 
-    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
-        (answer,) = await self._generator.answers([request], say)
+    async def turn(self, request: Request, name: str, say: Say | None) -> dict[str, Any]:
+        work = asyncio.ensure_future(self._generator.answers([request], say))
+        self._turns[name] = request, work
+        try:
+            # Not for its result: to be given up is not to be cancelled.
+            await asyncio.wait({work})
+        finally:
+            work.cancel()
+            del self._turns[name]
+        if work.cancelled():
+            return {**answered(Answer(problem=GIVEN_UP), self._engine.model), "_work": []}
+        (answer,) = work.result()
         told = answered(answer, self._engine.model)
         return {**told, "_work": self._generator.work(answer)}
+
+    async def give_up(self, name: str) -> bool:
+        if name not in self._turns:
+            return False
+        request, work = self._turns[name]
+        if not self._engine.give_up(request):
+            work.cancel()
+        return True
 
     def standing(self) -> Replica | None:
         """The replica's life so far."""

@@ -24,10 +24,12 @@ class Generation:
         speech: where the answer is said while it comes; None where nobody listens.
         generated: tokens that dead engines left; the next goes on after them.
         engine_ns: what they cost.
+        name: by which the engine knows it now.
     """
 
     ask: Ask
     speech: Speech | None = None
+    name: str = ""
     generated: list[int] = field(default_factory=list)
     engine_ns: int = 0
 

@@ -60,6 +60,8 @@ class VLLMEngine:
         self.clock = EngineClock()
         self.occupancy = Occupancy()
         self.sizes: dict[str, int] = {}
+        self._generations: dict[int, Generation] = {}
+        self._aborting: set[asyncio.Future[None]] = set()
         self._config = config
         self._planned = planned or {}
         self.speculation = Speculation({**self._planned, **config.engine_args})
@@ -123,7 +125,12 @@ class VLLMEngine:
             prepared = await self._prepare(request)
             if isinstance(prepared, RowProblem):
                 return Answer(problem=prepared)
-            answer = await self._generate(Generation(prepared, self._speech(prepared, say)))
+            generation = Generation(prepared, self._speech(prepared, say))
+            self._generations[id(request)] = generation
+            try:
+                answer = await self._generate(generation)
+            finally:
+                del self._generations[id(request)]
             if answer.problem is None:
                 admitted.answered(answer.usage.completion_tokens // prepared.choices)
             return answer
@@ -133,6 +140,16 @@ class VLLMEngine:
         if say is None or not ask.generates or self._reader.parses(ask):
             return None
         return Speech(say, partial(self._reader.logprobs, ask))
+
+    def give_up(self, request: Request) -> bool:
+        generation = self._generations.get(id(request))
+        if generation is None or not generation.name:
+            return False
+        aborting = asyncio.ensure_future(self._llm.abort(generation.name))
+        # The loop alone would not keep it.
+        self._aborting.add(aborting)
+        aborting.add_done_callback(self._aborting.discard)
+        return True
 
     async def forget_prefixes(self) -> None:
         """Empty the prefix cache, so that a row costs the second time what it cost the first."""
@@ -210,6 +227,7 @@ class VLLMEngine:
         from vllm.inputs.engine import tokens_input
 
         llm, name, ask = self._llm, str(next(self._ids)), generation.ask
+        generation.name = name
         speech = generation.speech
         submit = llm.generate if ask.generates else llm.encode
         started = time.monotonic_ns()

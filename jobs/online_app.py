@@ -51,6 +51,9 @@ def build_app(
         # Who should hear the last of it may be gone already.
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
+                await service.settled()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
                 await stack.aclose()
 
     # Its own documents would need no key.

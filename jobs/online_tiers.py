@@ -29,13 +29,14 @@ class TierReplica:
         self._tier = OnlineTier(name, tier, engine, rate, defaults)
         await self._tier.start()
 
-    async def turn(self, request: str) -> dict[str, Any]:
-        return await self._tier.turn(Request.from_json(request), None)
+    async def turn(self, request: str, name: str) -> dict[str, Any]:
+        return await self._tier.turn(Request.from_json(request), name, None)
 
-    async def turn_aloud(self, request: str) -> AsyncIterator[Piece | dict[str, Any]]:
+    async def turn_aloud(self, request: str, name: str) -> AsyncIterator[Piece | dict[str, Any]]:
         """The pieces as they come, and the turn itself at the end."""
         pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
-        work = asyncio.ensure_future(self._tier.turn(Request.from_json(request), pieces.put_nowait))
+        asked = Request.from_json(request)
+        work = asyncio.ensure_future(self._tier.turn(asked, name, pieces.put_nowait))
         work.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
             while (piece := await pieces.get()) is not None:
@@ -43,6 +44,9 @@ class TierReplica:
             yield await work
         finally:
             work.cancel()
+
+    async def give_up(self, name: str) -> bool:
+        return await self._tier.give_up(name)
 
     async def __del__(self) -> None:
         await self._tier.stop()
@@ -55,21 +59,31 @@ class RemoteTier:
         self._handle = handle
         self._aloud = handle.options(stream=True)
 
-    async def turn(self, request: Request, say: Say | None) -> dict[str, Any]:
+    async def turn(self, request: Request, name: str, say: Say | None) -> dict[str, Any]:
         from ray.exceptions import RayActorError
         from ray.serve.exceptions import BackPressureError
 
         try:
             if say is None:
-                return await self._quietly(request)
-            return await self._said(request, say)
+                return await self._quietly(request, name)
+            return await self._said(request, name, say)
         except BackPressureError as error:
             raise Overloaded from error
         except RayActorError as error:
             raise TierGone from error
 
-    async def _quietly(self, request: Request) -> dict[str, Any]:
-        response = self._handle.turn.remote(request.to_json())
+    async def give_up(self, name: str) -> bool:
+        from ray.serve.exceptions import DeploymentUnavailableError
+
+        # Only Serve knows which replica has it; the others do not know the name.
+        told = self._handle.broadcast("give_up", name)
+        try:
+            return True in await told.results_async(return_exceptions=True)
+        except DeploymentUnavailableError:
+            return False
+
+    async def _quietly(self, request: Request, name: str) -> dict[str, Any]:
+        response = self._handle.turn.remote(request.to_json(), name)
         try:
             told: dict[str, Any] = await response
         except asyncio.CancelledError:
@@ -77,8 +91,8 @@ class RemoteTier:
             raise
         return told
 
-    async def _said(self, request: Request, say: Say) -> dict[str, Any]:
-        response = self._aloud.turn_aloud.remote(request.to_json())
+    async def _said(self, request: Request, name: str, say: Say) -> dict[str, Any]:
+        response = self._aloud.turn_aloud.remote(request.to_json(), name)
         told: dict[str, Any] = {}
         try:
             async for item in response:

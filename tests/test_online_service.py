@@ -19,6 +19,7 @@ from pipelines.errors import RowProblem
 from pipelines.refusal import Refusal
 
 URL = "/v1/chat/completions"
+PROMPT_NUSD, ANSWER_NUSD = 500, 1500
 
 
 def plan_of(folder: Path, **sections: Any) -> OnlinePlan:
@@ -53,12 +54,12 @@ class Gate:
 class Here:
     """A service whose one tier is in this process."""
 
-    def __init__(self, plan: OnlinePlan) -> None:
+    def __init__(self, plan: OnlinePlan, cache: Any = None) -> None:
         config = plan.config.tier("only")
         self.engine = ScriptedEngine(config.engine)  # type: ignore[arg-type]
         self.tier = OnlineTier("here", config, self.engine, plan.prices.tiers["only"], {})
         self.gate = Gate()
-        self.service = Service(policies(plan), {"only": self.tier}, {"only": 9}, None, self.gate)
+        self.service = Service(policies(plan), {"only": self.tier}, {"only": 9}, cache, self.gate)
 
     def asked(self, text: str, tenant: str | None = None, **fields: Any) -> Asked:
         body = {"messages": [{"role": "user", "content": text}], **fields}
@@ -113,7 +114,58 @@ def test_who_leaves_alone_frees_the_engine_and_what_was_reserved(tmp_path: Path)
         return here
 
     here = asyncio.run(leaves())
-    assert (here.gate.open, here.gate.spent) == (0, 0)
+    assert (here.gate.open, here.gate.spent) == (0, PROMPT_NUSD)
+
+
+def test_who_hangs_up_pays_for_what_was_generated_by_then(tmp_path: Path) -> None:
+    async def leaves(after_s: float, **plan: Any) -> int:
+        here = Here(plan_of(tmp_path, **plan))
+        task = asyncio.ensure_future(here.answer(here.asked("one two three four")))
+        await asyncio.sleep(after_s)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await here.service.settled()
+        assert here.gate.open == 0
+        return here.gate.spent
+
+    assert asyncio.run(leaves(0.13)) == 4 * PROMPT_NUSD + 2 * ANSWER_NUSD
+    # One that still waits for the engine has used nothing.
+    crowded = tier("only", delay_s=0.2, max_num_seqs=1)
+
+    async def waits() -> int:
+        here = Here(plan_of(tmp_path, tiers=[crowded]))
+        *first, last = [asyncio.ensure_future(here.answer(here.asked(f"row{i}"))) for i in range(9)]
+        await asyncio.sleep(0.1)
+        last.cancel()
+        await asyncio.gather(*first)
+        await here.service.settled()
+        return here.gate.spent
+
+    assert asyncio.run(waits()) == 8 * (PROMPT_NUSD + ANSWER_NUSD)
+
+
+def test_what_the_endpoints_own_limit_cuts_is_not_kept_for_others(tmp_path: Path) -> None:
+    """The key of a request without a limit promises a whole answer, also to a run."""
+    kept = list[str]()
+
+    class Cache:
+        async def recall(self, row: dict[str, Any]) -> dict[str, Any]:
+            return row
+
+        def remember(self, row: dict[str, Any]) -> None:
+            kept.append(row["response"])
+
+        def keep(self, row: dict[str, Any]) -> None:
+            pass
+
+    async def answered() -> None:
+        here = Here(plan_of(tmp_path, serve={"max_tokens": 2}), Cache())
+        await here.answer(here.asked("one two three"))
+        await here.answer(here.asked("one two"))
+        await here.answer(here.asked("four five six", max_tokens=2))
+
+    asyncio.run(answered())
+    assert kept == ["ONE TWO", "FOUR FIVE"]
 
 
 def test_who_leaves_while_being_admitted_reserves_nothing(tmp_path: Path) -> None:

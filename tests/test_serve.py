@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import json
+import re
 import socket
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ import openai
 import psutil
 import pyarrow.parquet as pq
 import pytest
-from conftest import tier
+from conftest import PRICE, tier
 from pydantic import BaseModel
 
 from jobs.batch import run
@@ -238,6 +240,24 @@ def test_a_deadline_ends_a_request(served: RunConfig) -> None:
     content = json.dumps(ask("too slow", "strong")).encode()
     reply = httpx.post(f"{url(served)}/chat/completions", content=content, headers=headers)
     assert (reply.status_code, reply.json()["error"]["code"]) == (504, "deadline_exceeded")
+
+
+def test_who_hangs_up_pays_for_what_was_generated_by_then(served: RunConfig) -> None:
+    def billed() -> float:
+        text = httpx.get(f"{url(served)[:-3]}/metrics").text
+        found = re.findall(r'^nightmill:cost_usd_total{.*tier="strong".*} (\S+)', text, re.M)
+        return sum(map(float, found))
+
+    before, words = billed(), " ".join(f"word{i}" for i in range(100))
+    content = json.dumps(ask(words, "strong", stream=True)).encode()
+    with httpx.stream("POST", f"{url(served)}/chat/completions", content=content) as reply:
+        said = next(reply.iter_lines())
+    assert "WORD0" in said
+    deadline = time.monotonic() + 10
+    while (cost := billed() - before) == 0 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    # Its prompt, and some of its 100 words.
+    assert 100 * PRICE["input"] < cost * 1e6 < 100 * (PRICE["input"] + 0.9 * PRICE["output"])
 
 
 def test_who_would_wait_too_long_is_told_to_come_again(served: RunConfig) -> None:

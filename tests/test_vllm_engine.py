@@ -122,6 +122,31 @@ def test_who_hangs_up_frees_the_engine(running: Running) -> None:
     assert after.problem is None
 
 
+@pytest.mark.parametrize(("aloud", "fields"), [(True, {}), (False, {}), (False, {"n": 2})])
+def test_what_nobody_waits_for_ends_and_tells_what_it_has_used(
+    running: Running, aloud: bool, fields: dict[str, Any]
+) -> None:
+    engine = running.engine
+    sampling = {"max_tokens": 400, "ignore_eos": True, "temperature": 1.0, **fields}
+
+    async def given_up() -> tuple[Answer, int]:
+        asked = request("Write in upper case: plum", **sampling)
+        assert not engine.give_up(asked)
+        generated = engine.occupancy.generated_tokens
+        work = asyncio.ensure_future(engine.answer(asked, (lambda _: None) if aloud else None))
+        while engine.occupancy.generated_tokens < generated + 20:
+            await asyncio.sleep(0.01)
+        assert engine.give_up(asked)
+        return await work, engine.occupancy.generated_tokens - generated
+
+    answer, generated = running.wait(given_up())
+    assert answer.problem is not None
+    assert answer.usage.prompt_tokens > 5
+    assert 15 <= answer.usage.completion_tokens <= generated < 400
+    assert answer.engine_ns > 0
+    assert not engine._llm.output_processor.has_unfinished_requests()
+
+
 def test_a_row_may_bring_its_own_limit(running: Running) -> None:
     (answer,) = running.answers(request(TEXTS[0], max_tokens=1))
     assert (answer.usage.completion_tokens, answer.finish_reason) == (1, "length")

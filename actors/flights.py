@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from actors.engine import Piece
@@ -110,3 +111,26 @@ class Flights:
                     flight.give_up()
                 if self._by_key.get(key) is flight:
                     del self._by_key[key]
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """Somebody who leaves a flight, at its end or before; if there was one."""
+
+    flight: Flight | None = None
+    ended: bool = False
+
+    async def taken(self, own: Row) -> Row:
+        """Their row with what they have to pay; who leaves others behind pays nothing."""
+        if self.flight is None:
+            return own
+        if not self.ended:
+            if self.flight.waiters:
+                return own
+            await self.flight.over()
+        led = self.flight.progress
+        if self.flight.pays():
+            return {**led, "row_id": own["row_id"]}
+        mine = {name: own[name] for name in ("row_id", "url", "_values")}
+        source = "duplicate" if led["status"] == "ok" else None
+        return {**led, **mine, "source": source, "attempts": 0, "_work": None}

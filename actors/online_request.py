@@ -77,6 +77,10 @@ class Asked:
         self.first = self.first or time.monotonic()
 
 
+class Unreachable(Exception):
+    """A part of the endpoint is not there now; asking again may help."""
+
+
 class Refused(Exception):
     """A request that its tenant's limits do not let in."""
 

@@ -6,6 +6,8 @@ from typing import Any, Protocol
 
 from actors.engine import GIVEN_UP, Answer, Engine, Say
 from actors.generator import Generator, answered
+from actors.online_request import Unreachable
+from pipelines.errors import RunFailure
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
 from pipelines.requests import Request
@@ -16,8 +18,8 @@ class Overloaded(Exception):
     """More requests wait for a tier than may."""
 
 
-class TierGone(Exception):
-    """The replica that worked on a request is no more."""
+class TierGone(Unreachable):
+    """The replica that worked on a request is no more, or no more good."""
 
 
 class TierCalls(Protocol):
@@ -36,7 +38,11 @@ class TierCalls(Protocol):
 
 
 class OnlineTier:
-    """One replica: the batch's `Generator`, asked for one row at a time."""
+    """One replica: the batch's `Generator`, asked for one row at a time.
+
+    Attributes:
+        failure: why it can answer nothing any more; None while it can.
+    """
 
     def __init__(
         self,
@@ -46,6 +52,7 @@ class OnlineTier:
         rate: TokenRate | HourRate,
         defaults: Mapping[str, Any],
     ) -> None:
+        self.failure: RunFailure | None = None
         self._engine = engine
         self._turns: dict[str, tuple[Request, asyncio.Future[list[Answer | None]]]] = {}
         self._meter = _Standing()
@@ -75,7 +82,11 @@ class OnlineTier:
             del self._turns[name]
         if work.cancelled():
             return {**answered(Answer(problem=GIVEN_UP), self._engine.model), "_work": []}
-        (answer,) = work.result()
+        try:
+            (answer,) = work.result()
+        except RunFailure as failure:
+            self.failure = failure
+            raise
         told = answered(answer, self._engine.model)
         return {**told, "_work": self._generator.work(answer)}
 

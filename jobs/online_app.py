@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from actors.online_request import Asked, Refused
+from actors.online_request import Asked, Refused, Unreachable
 from actors.online_service import Service
 from actors.online_tier import Overloaded, TierGone
 from jobs.online_answers import Speech, base64_vectors, headers_of, joined
@@ -20,6 +20,7 @@ from jobs.online_auth import Authenticate
 from jobs.online_document import document
 from jobs.online_errors import ApiError, answer_errors, error_of, problem_of
 from jobs.online_reading import Envelope, check_limit, deadline_of, fitted, read_body, split
+from jobs.online_watching import Health
 from pipelines.errors import RowProblem
 from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve
@@ -32,12 +33,14 @@ Running = Callable[[], AbstractAsyncContextManager[None]]
 def build_app(
     service: Service,
     serve: Serve,
+    health: Health,
     authenticate: Authenticate | None = None,
     routers: Sequence[APIRouter] = (),
     open_routers: Sequence[APIRouter] = (),
     running: Sequence[Running] = (),
 ) -> FastAPI:
     """Args:
+    health: whether the endpoint is `ready`.
     authenticate: the dependency of every route but health and `open_routers`.
     running: what lives as long as the app.
     """
@@ -51,7 +54,7 @@ def build_app(
         # Who should hear the last of it may be gone already.
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
-                await service.settled()
+                await service.books.settled()
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS_S):
                 await stack.aclose()
@@ -63,7 +66,7 @@ def build_app(
     asks = [Depends(authenticate or _nobody)]
     for router in [*routers, api_router(service, serve), _document_router(app, service)]:
         app.include_router(router, dependencies=asks)
-    for router in [*open_routers, _health_router(service)]:
+    for router in [*open_routers, _health_router(health)]:
         app.include_router(router)
     return app
 
@@ -207,13 +210,14 @@ class _told:
                 said.status, said.message, said.kind, said.code, retry_after_s=said.retry_after_s
             )
         if isinstance(error, Overloaded):
-            self._service.refused("overloaded", self._asked.tenant)
+            self._service.books.refused("overloaded", self._asked.tenant)
             message = "too many requests wait already; try again"
             again = self._serve.retry_after_s
             raise ApiError(429, message, "rate_limit_error", "overloaded", retry_after_s=again)
-        if isinstance(error, TierGone):
-            message, again = "the tier's replica is gone; try again", self._serve.retry_after_s
-            raise ApiError(503, message, "server_error", "tier_unavailable", retry_after_s=again)
+        if isinstance(error, Unreachable):
+            message, again = "a part of the endpoint is gone; try again", self._serve.retry_after_s
+            code = "tier_unavailable" if isinstance(error, TierGone) else "unavailable"
+            raise ApiError(503, message, "server_error", code, retry_after_s=again)
 
 
 async def _unless_gone(request: Request, work: Any, seconds: float) -> Any:
@@ -263,7 +267,7 @@ def _document_router(app: FastAPI, service: Service) -> APIRouter:
     return router
 
 
-def _health_router(service: Service) -> APIRouter:
+def _health_router(health_of: Health) -> APIRouter:
     router = APIRouter()
 
     @router.get("/health")
@@ -272,8 +276,8 @@ def _health_router(service: Service) -> APIRouter:
 
     @router.get("/ready")
     async def ready() -> JSONResponse:
-        status = await service.status()
-        return JSONResponse({"ready": status["ready"]}, 200 if status["ready"] else 503)
+        is_ready = bool((await health_of())["ready"])
+        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
     return router
 

@@ -1,6 +1,8 @@
 """The endpoint as Serve applications: door, ingress, tiers, and what all replicas share."""
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,6 +33,7 @@ DOOR, INGRESS, SHARED, TIER = (
 """Names of applications; a tier's begins so."""
 _AT_ONCE = 10_000
 _LAST_WORDS_S = 10.0
+_LOOK_EVERY_S = 1.0
 _ON_THE_HEAD = {"node:__internal_head__": 0.001}
 _STRAIGHT = {
     "runtime_env": {
@@ -80,6 +83,7 @@ class Ingress:
         places: the application of each tier.
         """
         self._plan, self._shared = plan, serve.get_deployment_handle("shared", SHARED)
+        self._places, self._looked, self._ready = places, -math.inf, False
         self._tiers = {
             name: serve.get_deployment_handle("tier", place) for name, place in places.items()
         }
@@ -100,19 +104,42 @@ class Ingress:
         # Without tenants there are no limits, and no need to ask for them twice a request.
         gate = calls if plan.config.serve.tenants is not None else None
         service = Service(policies(plan), tiers, room(plan), cache, gate)
-        operations = ReplicaOperations(plan.config.serve, calls, service.status, service.gauges)
-        service.observer = operations.observer
+
+        async def status() -> dict[str, Any]:
+            return {**service.status(), "ready": await self._is_ready()}
+
+        operations = ReplicaOperations(plan.config.serve, calls, status, service.gauges)
+        service.books.observer = operations.observer
         running: list[Callable[[], Any]] = [operations.running]
         if cache is not None:
             running.append(_writing(cache))
         return build_app(
             service,
             plan.config.serve,
+            status,
             operations.authenticate,
             operations.routers,
             operations.open_routers,
             running,
         )
+
+    async def _is_ready(self) -> bool:
+        """Whether all tiers answer. Anybody may ask, so it is looked up once a second at most."""
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_EVERY_S:
+            self._looked = now
+            self._ready = await asyncio.to_thread(self._answers)
+        return self._ready
+
+    def _answers(self) -> bool:
+        found = serve.status().applications
+        for tier in self._plan.config.tiers:
+            place = found.get(self._places[tier.name])
+            states = place.deployments["tier"].replica_states if place else {}
+            # One that has scaled to nothing starts when it is asked.
+            if tier.replica_range.min and not states.get("RUNNING"):
+                return False
+        return True
 
 
 def room(plan: OnlinePlan) -> dict[str, int]:

@@ -5,7 +5,7 @@ from datetime import date
 
 from actors.embedder import Embedder
 from actors.learned_policy import LearnedPolicy
-from actors.online_service import Policies
+from actors.online_policies import Policies
 from actors.referee import Referee
 from actors.router import Router
 from jobs.preflight import check_config, keyed_by

@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.engine import Piece, Say, build_engine
 from actors.online_tier import OnlineTier, Overloaded, TierGone
+from pipelines.errors import RunFailure
 from pipelines.prices import HourRate, TokenRate
 from pipelines.replicas import fitted
 from pipelines.requests import Request
@@ -48,6 +49,11 @@ class TierReplica:
     async def give_up(self, name: str) -> bool:
         return await self._tier.give_up(name)
 
+    def check_health(self) -> None:
+        """Serve replaces a replica that fails here."""
+        if self._tier.failure is not None:
+            raise self._tier.failure
+
     async def __del__(self) -> None:
         await self._tier.stop()
 
@@ -69,7 +75,7 @@ class RemoteTier:
             return await self._said(request, name, say)
         except BackPressureError as error:
             raise Overloaded from error
-        except RayActorError as error:
+        except (RayActorError, RunFailure) as error:
             raise TierGone from error
 
     async def give_up(self, name: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from actors.online_metrics import Gauges, OnlineMetrics
+from actors.online_request import Unreachable
 from actors.spending import Spending
 from actors.tenancy import Tenants
 from actors.tenant_limits import TenantGate
@@ -115,7 +116,12 @@ class RemoteOperations:
         self._handle = handle
 
     async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
-        refusal: Refusal | None = await self._handle.admit.remote(tenant, tokens, worst_nusd)
+        from ray.exceptions import RayActorError
+
+        try:
+            refusal: Refusal | None = await self._handle.admit.remote(tenant, tokens, worst_nusd)
+        except RayActorError as error:
+            raise Unreachable from error
         return refusal
 
     async def settle(

@@ -3,9 +3,11 @@
 import asyncio
 from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import pytest
 from conftest import tier
 
 from actors.engine import ScriptedEngine
@@ -14,8 +16,9 @@ from actors.online_service import Service
 from actors.online_tier import OnlineTier, TierGone
 from jobs.online_app import build_app
 from jobs.online_plan import OnlinePlan, plan_endpoint, policies
+from jobs.online_tiers import TierReplica
 from pipelines.config import RunConfig
-from pipelines.errors import RowProblem
+from pipelines.errors import RowProblem, RunFailure
 from pipelines.refusal import Refusal
 
 URL = "/v1/chat/completions"
@@ -124,7 +127,7 @@ def test_who_hangs_up_pays_for_what_was_generated_by_then(tmp_path: Path) -> Non
         await asyncio.sleep(after_s)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        await here.service.settled()
+        await here.service.books.settled()
         assert here.gate.open == 0
         return here.gate.spent
 
@@ -138,7 +141,7 @@ def test_who_hangs_up_pays_for_what_was_generated_by_then(tmp_path: Path) -> Non
         await asyncio.sleep(0.1)
         last.cancel()
         await asyncio.gather(*first)
-        await here.service.settled()
+        await here.service.books.settled()
         return here.gate.spent
 
     assert asyncio.run(waits()) == 8 * (PROMPT_NUSD + ANSWER_NUSD)
@@ -203,7 +206,7 @@ def test_the_books_hear_of_who_hangs_up_twice(tmp_path: Path) -> None:
 
     async def leaves() -> Observer:
         here = Here(plan_of(tmp_path))
-        here.service.observer = observer = Observer()
+        here.service.books.observer = observer = Observer()
         settle = here.gate.settle
 
         async def slowly(*given: Any) -> None:
@@ -229,6 +232,10 @@ def test_metadata_names_no_column_of_a_row(tmp_path: Path) -> None:
     assert asked.row["_values"] == {"tenant": "acme"}
 
 
+async def ready() -> dict[str, bool]:
+    return {"ready": True}
+
+
 def test_texts_of_a_refused_list_are_given_up(tmp_path: Path) -> None:
     async def refused() -> tuple[int, Here]:
         plan = plan_of(tmp_path)
@@ -242,7 +249,7 @@ def test_texts_of_a_refused_list_are_given_up(tmp_path: Path) -> None:
             return Refusal(429, "too many", "rate_limit_error", "rate_limit_exceeded", 1.0)
 
         here.gate.admit = two_only  # type: ignore[method-assign]
-        app = build_app(here.service, plan.config.serve)
+        app = build_app(here.service, plan.config.serve, ready)
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
             body = {"model": "auto", "prompt": ["a", "b", "c"]}
@@ -288,3 +295,48 @@ def test_a_request_outlives_the_replica_that_worked_on_it(tmp_path: Path) -> Non
         return await here.answer(here.asked("one"))
 
     assert asyncio.run(survives()).row["response"] == "ONE"
+
+
+def test_an_answer_outlives_the_loss_of_the_accounts_and_is_paid_when_they_are_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.online_books._AGAIN_S", 0.01)
+
+    async def survives() -> tuple[Asked, Here]:
+        here = Here(plan_of(tmp_path))
+        settle, losses = here.gate.settle, [1, 2, 3]
+
+        async def lost(*given: Any) -> None:
+            if losses:
+                losses.pop()
+                raise RuntimeError("no accounts")
+            await settle(*given)
+
+        here.gate.settle = lost  # type: ignore[method-assign]
+        asked = await here.answer(here.asked("one"))
+        assert here.gate.spent == 0
+        await here.service.books.settled()
+        return asked, here
+
+    asked, here = asyncio.run(survives())
+    assert asked.row["response"] == "ONE"
+    assert (here.gate.open, here.gate.spent) == (0, PROMPT_NUSD + ANSWER_NUSD)
+
+
+def test_a_replica_beyond_repair_says_so_and_is_not_asked_again(tmp_path: Path) -> None:
+    async def broken() -> Here:
+        here = Here(plan_of(tmp_path))
+
+        async def dead(*_: Any) -> Any:
+            raise RunFailure("the engine does not start again")
+
+        here.engine.answer = dead  # type: ignore[method-assign]
+        with pytest.raises(RunFailure):
+            await here.answer(here.asked("one"))
+        return here
+
+    here = asyncio.run(broken())
+    assert "does not start again" in str(here.tier.failure)
+    replica: Any = SimpleNamespace(_tier=here.tier)
+    with pytest.raises(RunFailure, match="does not start again"):
+        TierReplica.check_health(replica)

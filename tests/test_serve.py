@@ -302,6 +302,23 @@ def test_a_killed_replica_loses_nothing_if_the_client_tries_again(
     assert asyncio.run(killed()) == [f"{kind} {i}".upper() for i in range(20)]
 
 
+def test_an_endpoint_without_a_tier_is_not_ready(served: RunConfig) -> None:
+    def ready() -> int:
+        return httpx.get(f"{url(served)[:-3]}/ready").status_code
+
+    def seen(status: int) -> bool:
+        deadline = time.monotonic() + 60
+        while ready() != status and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return ready() == status
+
+    assert seen(200)
+    replica("-tier-narrow").kill()
+    assert seen(503)
+    assert httpx.get(f"{url(served)[:-3]}/health").status_code == 200
+    assert seen(200)
+
+
 def test_an_endpoint_whose_door_is_gone_opens_another(served: RunConfig) -> None:
     door, ingress = replica("-door"), replica(":ingress")
     door.kill()

@@ -91,8 +91,12 @@ def _app(plan: OnlinePlan) -> FastAPI:
     cache = online_cache(plan, _Writer(plan))
     assert cache is not None
     service = Service(policies(plan), {"only": own}, room(plan), cache, shared)
-    operations = ReplicaOperations(config.serve, shared, service.status, service.gauges)
-    service.observer = operations.observer
+
+    async def health() -> dict[str, Any]:
+        return {**service.status(), "ready": True}
+
+    operations = ReplicaOperations(config.serve, shared, health, service.gauges)
+    service.books.observer = operations.observer
 
     @asynccontextmanager
     async def running() -> AsyncIterator[None]:
@@ -105,6 +109,7 @@ def _app(plan: OnlinePlan) -> FastAPI:
     return build_app(
         service,
         config.serve,
+        health,
         operations.authenticate,
         operations.routers,
         operations.open_routers,

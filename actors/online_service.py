@@ -13,6 +13,7 @@ from actors.online_cache import OnlineCache
 from actors.online_policies import Policies
 from actors.online_request import Asked, Gate, Observer, Row
 from actors.online_tier import Overloaded, TierCalls, TierGone
+from pipelines.batch_api import metadata_columns
 from pipelines.cache_admission import is_admissible
 from pipelines.errors import RowProblem
 from pipelines.keys import request_key
@@ -67,12 +68,10 @@ class Service:
         request = self._policies.dialect.request({"url": url, "body": body})
         if isinstance(request, RowProblem):
             return request
-        metadata = body.get("metadata")
-        told = metadata if isinstance(metadata, dict) else {}
-        given = {**told, self._policies.tenant: tenant}
         # Nothing else of what a client may call by any name comes near the columns of a row.
-        keyed = {name: given.get(name) for name in self._policies.dialect.keyed_by}
-        values = {**keyed, self._policies.tenant: tenant}
+        names = self._policies.dialect.keyed_by
+        values = {**metadata_columns(body, names), self._policies.tenant: tenant}
+        keyed = {name: values[name] for name in names}
         key = request_key(request, self._policies.policy, keyed).hex()
         return {
             **dict.fromkeys(TRAVELLING.names),

@@ -50,12 +50,13 @@ class BatchWork:
         if file is None:
             return 0, [LineError("input_file_not_found", "the input file was deleted")]
         errors: list[LineError] = []
-        columns = dict.fromkeys(columns_of(self._config.route))
-        columns[self._tenant_column] = self._folder.tenant
+        named = columns_of(self._config.route)
+        column = self._tenant_column
+        columns = {column: self._folder.tenant} if column else {}
         self._data.make(self._place)
         target = self._data.path(f"{self._place}/input.jsonl")
         with self._folder.open_file(file) as source, self._data.fs.open(target, "wb") as lines:
-            checked = checked_lines(source, self._batch.endpoint, columns, errors)
+            checked = checked_lines(source, self._batch.endpoint, named, columns, errors)
             return copy_lines(checked, lines), errors
 
     def write_config(self, *budgets_nusd: int | None) -> None:
@@ -87,8 +88,10 @@ class BatchWork:
         return self._config.model_copy(update=changes)
 
     @property
-    def _tenant_column(self) -> str:
-        return self._config.input.columns.tenant or _TENANT
+    def _tenant_column(self) -> str | None:
+        """None where there are no tenants: a run's rows without any have the same keys."""
+        named = self._config.input.columns.tenant
+        return named or (None if self._folder.tenant is None else _TENANT)
 
     def start(self) -> subprocess.Popen[bytes]:
         """The job's process; it ends when its standard input does."""

@@ -123,13 +123,29 @@ def batch_object(
     }  # fmt: skip
 
 
+def metadata_columns(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, str | None]:
+    """The columns of these names that a request's `metadata` hold, as text; None for a lack."""
+    told = body.get("metadata")
+    given = told if isinstance(told, Mapping) else {}
+    return {name: _text(given.get(name)) for name in names}
+
+
+def _text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
+
+
 def checked_lines(
-    lines: Iterable[bytes], endpoint: str, columns: Mapping[str, Any], errors: list[LineError]
+    lines: Iterable[bytes],
+    endpoint: str,
+    named: Sequence[str],
+    columns: Mapping[str, Any],
+    errors: list[LineError],
 ) -> Iterator[bytes]:
     """The lines as the main job reads them.
 
     Args:
-        columns: what every row carries besides, as its tenant.
+        named: columns that a line's metadata may hold.
+        columns: what every row carries besides, whatever its metadata say, as its tenant.
         errors: gets what is wrong with lines, up to a page of it.
     """
     seen: set[str] = set()
@@ -138,7 +154,8 @@ def checked_lines(
             continue
         row = _row(line, endpoint, seen)
         if isinstance(row, dict):
-            yield json.dumps({**row, **columns}, ensure_ascii=True).encode() + b"\n"
+            told = metadata_columns(row["body"], named)
+            yield json.dumps({**row, **told, **columns}, ensure_ascii=True).encode() + b"\n"
         else:
             errors.append(LineError(row[0], row[1], number))
             if len(errors) >= _SHOWN_ERRORS:

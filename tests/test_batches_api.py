@@ -1,5 +1,6 @@
 """Files and batches through the `openai` client, over real HTTP; jobs are real runs on Ray."""
 
+import io
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,18 @@ from conftest import ROOT, MakeConfig, tier, write_jsonl
 from fastapi import Depends, FastAPI, Request
 
 from actors.batch_store import TenantFolder
+from actors.online_service import Service
 from jobs.batch_runner import BatchRunner
 from jobs.batch_work import BatchWork
 from jobs.batches_api import batches_router
 from jobs.online_errors import answer_errors
+from jobs.online_plan import plan_endpoint, policies
+from jobs.preflight import plan_run
 from pipelines.batch_api import LineError, checked_lines
 from pipelines.config import Storage
 from pipelines.config_file import dump_config
-from pipelines.storage import Directory
+from pipelines.intake import read_block
+from pipelines.storage import Directory, open_filesystem
 
 CHAT = "/v1/chat/completions"
 MAX_BYTES = 100_000
@@ -393,14 +399,14 @@ def test_a_batch_expires_after_its_window(
 )
 def test_lines_that_are_no_requests_are_named(text: bytes, code: str) -> None:
     errors: list[LineError] = []
-    assert list(checked_lines([text], CHAT, {}, errors)) == []
+    assert list(checked_lines([text], CHAT, (), {}, errors)) == []
     assert [error.code for error in errors] == [code]
 
 
 def test_every_row_says_whose_it_is() -> None:
     errors: list[LineError] = []
     given = {**line("a"), "tenant": "somebody else"}
-    (row,) = checked_lines([json.dumps(given).encode()], CHAT, {"tenant": "acme"}, errors)
+    (row,) = checked_lines([json.dumps(given).encode()], CHAT, (), {"tenant": "acme"}, errors)
     assert json.loads(row)["tenant"] == "acme"
 
 
@@ -427,3 +433,25 @@ def test_a_job_runs_by_the_endpoints_configuration(
     assert job.input.columns.tenant == "tenant"
     assert job.budget_usd == 2.0, "the smallest of all"
     assert work.job_config(None, None).budget_usd == 5.0
+
+
+def test_a_line_has_the_key_that_the_same_request_has_online(
+    data: Directory, make_config: MakeConfig
+) -> None:
+    """So that they share answers; without tenants as with the columns that the route looks at."""
+    rules = {"rules": [{"when": {"columns": {"kind": ["code"]}}, "tier": "only"}]}
+    config = make_config([], route={"policy": "rules", "otherwise": "only", **rules})
+    asked = [line("a"), line("b", metadata={"kind": "code"}), line("c", metadata={"kind": 5})]
+    plan = plan_endpoint(config, date(2026, 11, 27))
+    service = Service(policies(plan), {}, {}, None)
+    online = [service.read(CHAT, one["body"], None)["request_key"] for one in asked]  # type: ignore[index]
+    folder = TenantFolder(data, None)
+    text = "".join(json.dumps(one) + "\n" for one in asked).encode()
+    file = folder.add_file(io.BytesIO(text), "in.jsonl", "batch")
+    work = BatchWork(data, config, folder, folder.add_batch(CHAT, file.id, None))
+    assert work.write_input() == (3, [])
+    job = plan_run(work.job_config(), date(2026, 11, 27))
+    fs, _ = open_filesystem(job.config.input.path, job.config.storage)
+    rows = read_block(job.blocks[0], job.dialect, job.schema, job.policy, fs)
+    assert rows["request_key"].to_pylist() == online
+    assert len(set(online)) == 3

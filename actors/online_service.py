@@ -32,7 +32,8 @@ class Service:
     """One ingress process. Lives on one event loop.
 
     Args:
-        room: requests that this process lets a tier work on or wait for, at most.
+        slots: requests that a tier can work on at once.
+        queued: those above that this process lets wait for a tier, at most.
         cache: None where the configuration has none.
     """
 
@@ -40,13 +41,14 @@ class Service:
         self,
         policies: Policies,
         tiers: Mapping[str, TierCalls],
-        room: Mapping[str, int],
+        slots: Mapping[str, int],
+        queued: int,
         cache: OnlineCache | None,
         gate: Gate | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._policies, self._tiers, self._cache = policies, tiers, cache
-        self._room = room
+        self._slots, self._queued = slots, queued
         self.books = Books(policies, list(tiers), gate, observer)
         self._flights = Flights()
         self._at: dict[str, int] = dict.fromkeys(tiers, 0)
@@ -56,8 +58,11 @@ class Service:
         return list(self._tiers)
 
     def gauges(self) -> Mapping[str, Mapping[str, int]]:
-        """What this process holds now."""
-        return {"num_requests_running": dict(self._at)}
+        """What this process holds now; it knows of no other's, so several of them may have more
+        waiting than they say."""
+        running = {name: min(at, self._slots[name]) for name, at in self._at.items()}
+        waiting = {name: at - running[name] for name, at in self._at.items()}
+        return {"num_requests_running": running, "num_requests_waiting": waiting}
 
     def status(self) -> dict[str, Any]:
         """The tiers, and what each works on for this process."""
@@ -140,7 +145,7 @@ class Service:
         return referee.ruling(row) or row
 
     async def _turn(self, tier: str, request: Request, say: Say | None, flight: Flight) -> Row:
-        if self._at[tier] >= self._room[tier]:
+        if self._at[tier] >= self._slots[tier] + self._queued:
             raise Overloaded
         self._at[tier] += 1
         said: list[bool] = []

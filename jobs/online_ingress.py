@@ -103,7 +103,9 @@ class Ingress:
         tiers = {name: RemoteTier(handle) for name, handle in self._tiers.items()}
         # Without tenants there are no limits, and no need to ask for them twice a request.
         gate = calls if plan.config.serve.tenants is not None else None
-        service = Service(policies(plan), tiers, room(plan), cache, gate)
+        service = Service(
+            policies(plan), tiers, slots(plan), plan.config.serve.max_queued, cache, gate
+        )
 
         async def status() -> dict[str, Any]:
             return {**service.status(), "ready": await self._is_ready()}
@@ -142,13 +144,12 @@ class Ingress:
         return True
 
 
-def room(plan: OnlinePlan) -> dict[str, int]:
-    """Requests that a tier's replicas can run, and those that may wait for them.
+def slots(plan: OnlinePlan) -> dict[str, int]:
+    """Requests that a tier's replicas can run.
 
     Serve's own bound would also count those that are just being handed over.
     """
-    queued = plan.config.serve.max_queued
-    return {t.name: t.replica_range.max * seqs(t) + queued for t in plan.config.tiers}
+    return {t.name: t.replica_range.max * seqs(t) for t in plan.config.tiers}
 
 
 def online_cache(plan: OnlinePlan, writer: Any) -> OnlineCache | None:

@@ -443,7 +443,7 @@ def test_a_line_has_the_key_that_the_same_request_has_online(
     config = make_config([], route={"policy": "rules", "otherwise": "only", **rules})
     asked = [line("a"), line("b", metadata={"kind": "code"}), line("c", metadata={"kind": 5})]
     plan = plan_endpoint(config, date(2026, 11, 27))
-    service = Service(policies(plan), {}, {}, None)
+    service = Service(policies(plan), {}, {}, 0, None)
     online = [service.read(CHAT, one["body"], None)["request_key"] for one in asked]  # type: ignore[index]
     folder = TenantFolder(data, None)
     text = "".join(json.dumps(one) + "\n" for one in asked).encode()

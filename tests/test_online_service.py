@@ -62,7 +62,9 @@ class Here:
         self.engine = ScriptedEngine(config.engine)  # type: ignore[arg-type]
         self.tier = OnlineTier("here", config, self.engine, plan.prices.tiers["only"], {})
         self.gate = Gate()
-        self.service = Service(policies(plan), {"only": self.tier}, {"only": 9}, cache, self.gate)
+        self.service = Service(
+            policies(plan), {"only": self.tier}, {"only": 5}, 4, cache, self.gate
+        )
 
     def asked(self, text: str, tenant: str | None = None, **fields: Any) -> Asked:
         body = {"messages": [{"role": "user", "content": text}], **fields}
@@ -340,3 +342,18 @@ def test_a_replica_beyond_repair_says_so_and_is_not_asked_again(tmp_path: Path) 
     replica: Any = SimpleNamespace(_tier=here.tier)
     with pytest.raises(RunFailure, match="does not start again"):
         TierReplica.check_health(replica)
+
+
+def test_the_gauges_tell_those_that_wait_from_those_that_run(tmp_path: Path) -> None:
+    async def held() -> Any:
+        here = Here(plan_of(tmp_path))
+        tasks = [asyncio.ensure_future(here.answer(here.asked(f"row{i}"))) for i in range(10)]
+        await asyncio.sleep(0.1)
+        told = here.service.gauges()
+        answers = await asyncio.gather(*tasks, return_exceptions=True)
+        return told, [type(answer).__name__ for answer in answers].count("Overloaded")
+
+    assert asyncio.run(held()) == (
+        {"num_requests_running": {"only": 5}, "num_requests_waiting": {"only": 4}},
+        1,
+    )

@@ -20,7 +20,7 @@ from actors.online_service import Service
 from actors.online_tier import OnlineTier
 from actors.tenancy import change_tenants
 from jobs.online_app import build_app
-from jobs.online_ingress import online_cache, room
+from jobs.online_ingress import online_cache, slots
 from jobs.online_operations import ReplicaOperations
 from jobs.online_plan import OnlinePlan, plan_endpoint, policies
 from jobs.shared_operations import SharedOperations
@@ -90,7 +90,9 @@ def _app(plan: OnlinePlan) -> FastAPI:
     shared = SharedOperations(config, config.serve)
     cache = online_cache(plan, _Writer(plan))
     assert cache is not None
-    service = Service(policies(plan), {"only": own}, room(plan), cache, shared)
+    service = Service(
+        policies(plan), {"only": own}, slots(plan), config.serve.max_queued, cache, shared
+    )
 
     async def health() -> dict[str, Any]:
         return {**service.status(), "ready": True}

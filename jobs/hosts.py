@@ -24,7 +24,8 @@ from actors.recall import recall_rows
 from actors.referee import Referee
 from actors.response_cache import ResponseCache
 from actors.router import Router
-from jobs.remote import Guarded, RemoteLimits, RemoteMarket, RemoteMeter
+from jobs.rate_limits import shared_limits
+from jobs.remote import Guarded, RemoteMarket, RemoteMeter
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
 from pipelines.calibrated_config import Learned
@@ -162,7 +163,6 @@ class EngineHost:
         route: Route,
         configured: Route,
         guard: Guarded | None,
-        rate_limits: Any | None = None,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
         # Only here it is known what the engine runs on.
@@ -171,7 +171,7 @@ class EngineHost:
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         name = uuid.uuid4().hex
         run = attempt_id.rpartition(".")[0]
-        limits = RemoteLimits(rate_limits) if rate_limits is not None else None
+        limits = shared_limits(tier.engine)
         engine = build_engine(tier, defaults, plan.engine_args if plan else None, limits, run)
         self._meter = RemoteMeter(meter)
         self._generator = Generator(

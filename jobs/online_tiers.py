@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.engine import Piece, Say, build_engine
 from actors.online_tier import OnlineTier, Overloaded, TierGone
+from jobs.rate_limits import shared_limits
 from pipelines.errors import RunFailure
 from pipelines.prices import HourRate, TokenRate
 from pipelines.replicas import fitted
@@ -26,7 +27,7 @@ class TierReplica:
         cpu_engines: int,
     ) -> None:
         tier = fitted(tier, cpu_engines, len(os.sched_getaffinity(0)))
-        engine = build_engine(tier, defaults, run=name)
+        engine = build_engine(tier, defaults, limits=shared_limits(tier.engine), run=name)
         self._tier = OnlineTier(name, tier, engine, rate, defaults)
         await self._tier.start()
 

@@ -1,29 +1,56 @@
-"""The actors that keep the rate limits of API accounts, one for each in a run."""
+"""The rate limit of an API account as all engines of a cluster share it, whoever started them."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ray
+from ray.exceptions import RayActorError
+
 from actors.rate_limits import RateLimits
-from jobs.placement import beside_driver
 from pipelines.api_tier import API
-from pipelines.tier import Tier
+from pipelines.keys import canonical_json, digest
+from pipelines.rate_limit import Lease
+
+_NAMESPACE = "nightmill"
 
 
-class RateLimitActors:
-    """Starts an actor for an account with the first tier that uses it."""
+class RemoteLimits:
+    """A `RateLimits` in an actor that is named after its account.
 
-    def __init__(self) -> None:
-        self._actors: dict[tuple[str, str], Any] = {}
+    The first who asks starts it, and it ends with that process. The next one then starts another,
+    which grants as evenly: nothing is lost but what the last one had learned. Who share an account
+    should state the same limits: those of the one who started it hold.
+    """
 
-    def of(self, tier: Tier) -> Any | None:
-        """The actor that a tier's engines ask; None if they call no API.
+    def __init__(self, config: API) -> None:
+        self._name = f"rate-limits-{digest(canonical_json(config.account)).hex()}"
+        self._limits = config.requests_per_minute, config.tokens_per_minute
+        self._found: Any = None
 
-        Tiers that share an account should state the same limits: the first one's hold.
-        """
-        if not isinstance(tier.engine, API):
-            return None
-        api = tier.engine
-        if api.account not in self._actors:
-            actor = beside_driver(RateLimits)
-            limits = (api.requests_per_minute, api.tokens_per_minute)
-            self._actors[api.account] = actor.remote(*limits)
-        return self._actors[api.account]
+    async def lease(self, tokens: Sequence[int], returned: int) -> Lease:
+        try:
+            lease: Lease = await self._actor.lease.remote(tokens, returned)
+        except RayActorError:
+            self._found = None
+            lease = await self._actor.lease.remote(tokens, returned)
+        return lease
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        self._actor.learn.remote(headers)
+
+    def pause(self, seconds: float) -> None:
+        self._actor.pause.remote(seconds)
+
+    @property
+    def _actor(self) -> Any:
+        if self._found is None:
+            actor = ray.remote(RateLimits).options(
+                name=self._name, namespace=_NAMESPACE, get_if_exists=True, num_cpus=0
+            )
+            self._found = actor.remote(*self._limits)
+        return self._found
+
+
+def shared_limits(config: Any) -> RemoteLimits | None:
+    """What an engine of this configuration asks; None if it calls no API."""
+    return RemoteLimits(config) if isinstance(config, API) else None

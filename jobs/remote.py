@@ -1,6 +1,6 @@
 """Plain classes that live in actors of their own, as stages see them."""
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +11,6 @@ from actors.exchange import Loan
 from actors.meter import Grant
 from pipelines.calibrated_config import Calibrated
 from pipelines.ledger import Replica
-from pipelines.rate_limit import Lease
 from pipelines.route_guard import Standing
 from pipelines.routing import FixedPolicy
 from pipelines.shadow import (
@@ -78,23 +77,6 @@ class Guarded:
         self._actor.routed.remote(seen.rows, seen.cheap)
         if seen.gains:
             self._actor.checked.remote(seen.gains)
-
-
-class RemoteLimits:
-    """A `RateLimits` in an actor, as an API engine sees it."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def lease(self, tokens: Sequence[int], returned: int) -> Lease:
-        lease: Lease = await self._actor.lease.remote(tokens, returned)
-        return lease
-
-    def learn(self, headers: Mapping[str, str]) -> None:
-        self._actor.learn.remote(headers)
-
-    def pause(self, seconds: float) -> None:
-        self._actor.pause.remote(seconds)
 
 
 class RemoteMarket:

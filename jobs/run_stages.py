@@ -7,7 +7,6 @@ from actors.exchange import Exchange
 from jobs.hosts import EngineHost, RouterHost
 from jobs.placement import beside_driver, group_of_each
 from jobs.preflight import Plan
-from jobs.rate_limits import RateLimitActors
 from jobs.remote import Guarded
 from jobs.run_cache import RunCache
 from jobs.run_state import RunIdentity
@@ -31,7 +30,6 @@ class RunStages:
     def __init__(self, plan: Plan, identity: RunIdentity, meter: Any, cache: RunCache) -> None:
         self._plan, self._config = plan, plan.config
         self._identity, self._meter, self._cache = identity, meter, cache
-        self._rate_limits = RateLimitActors()
         self._guard = _route_guard(plan)
 
     def build(self, blocks: Sequence[Block], similar: bool) -> list[Stage]:
@@ -90,7 +88,6 @@ class RunStages:
             "route": self._plan.route,
             "configured": self._config.route,
             "guard": self._guard,
-            "rate_limits": self._rate_limits.of(tier),
         }
         return Stage(
             EngineHost,

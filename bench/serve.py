@@ -6,8 +6,8 @@ Both serve the same model with the same sizes, each in processes of its own, and
 time; only one is asked at once. `ttft_overhead_ms`: streams one after the other, the difference of
 the median times to the first text. `throughput_ratio`: requests a second with as many at once as
 the engine takes, ours over theirs; the median of the rounds' ratios. `cached_p50_ms`: the same
-request again. `overload_errors`: answers but 200 and 429 while twice as many requests come as are answered at
-saturation; and how much the memory of the endpoint's processes grows meanwhile.
+request again. `overload_errors`: answers but 200 and 429 while twice as many requests come as are
+answered at saturation; and how much the memory of the endpoint's processes grows meanwhile.
 """
 
 import asyncio

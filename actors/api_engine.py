@@ -14,7 +14,7 @@ from actors.admission import Admitted
 from actors.api_client import Connection, Reply
 from actors.api_reading import Unusable
 from actors.api_rows import APIRows
-from actors.engine import Answer, Say
+from actors.engine import GIVEN_UP, Answer, Say
 from actors.rate_limits import LocalLimits, Queue, RateLimitCalls
 from pipelines.api_faults import Breaker, Fault, failure_fault, wait_s
 from pipelines.api_tier import API
@@ -92,7 +92,10 @@ class APIEngine(APIRows):
     def give_up(self, request: Request) -> bool:
         """What a provider works on is paid for, whoever waits for it; so it comes to its end."""
         tries = self._asked.get(id(request))
-        return tries is not None and tries.number > 0
+        if tries is None or not tries.number:
+            return False
+        tries.given_up = True
+        return True
 
     async def _tried(self, body: Mapping[str, Any], row: "_Tries") -> Answer:
         content = json.dumps(body, ensure_ascii=False).encode()
@@ -100,6 +103,8 @@ class APIEngine(APIRows):
             outcome = await self._try(content, row)
             if isinstance(outcome, Answer):
                 return row.paid(outcome)
+            if row.given_up:
+                return row.paid(Answer(problem=GIVEN_UP))
             if outcome.action == "fatal":
                 raise RunFailure(self._fatal(outcome))
             pause = wait_s(outcome, row.number, self._rng)
@@ -114,6 +119,8 @@ class APIEngine(APIRows):
                 shown = self._shown(problem)
                 return row.paid(Answer(problem=RowProblem(outcome.kind, shown)))
             await asyncio.sleep(pause)
+            if row.given_up:
+                return row.paid(Answer(problem=GIVEN_UP))
 
     async def _try(self, content: bytes, row: "_Tries") -> Answer | Fault:
         """One try, once a slot, the breaker and the rate limit let it go."""
@@ -191,6 +198,7 @@ class _Tries:
     def __init__(self, config: API) -> None:
         self._config = config
         self.number = 0
+        self.given_up = False
         self._failures = 0
         self._malformed = 0
         self._usage = Usage()

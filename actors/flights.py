@@ -10,7 +10,7 @@ from actors.engine import Piece
 
 Row = dict[str, Any]
 Work = Callable[["Flight"], Awaitable[Row]]
-_PATIENCE_S = 300.0
+_PATIENCE_S = 3600.0
 """For an answer that nobody waits for: a provider's is paid for when it comes."""
 
 
@@ -129,8 +129,8 @@ class Leaving:
                 return own
             await self.flight.over()
         led = self.flight.progress
-        if self.flight.pays():
-            return {**led, "row_id": own["row_id"]}
         mine = {name: own[name] for name in ("row_id", "url", "_values")}
+        if self.flight.pays():
+            return {**led, **mine}
         source = "duplicate" if led["status"] == "ok" else None
         return {**led, **mine, "source": source, "attempts": 0, "_work": None}

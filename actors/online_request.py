@@ -12,19 +12,32 @@ from pipelines.served import Finished
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Reservation:
+    """The most that a request can use.
+
+    Attributes:
+        name: unlike that of any other request.
+        tokens: of its prompt and its completion.
+    """
+
+    name: str
+    tokens: int
+    nusd: int
+
+
 class Gate(Protocol):
     """Limits of tenants."""
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None: ...
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None:
+        """Reserve that much; who is refused reserves nothing."""
+        ...
 
     async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
-    ) -> None: ...
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
+    ) -> None:
+        """Replace a reservation by what was used; the same once more changes nothing."""
+        ...
 
 
 class Observer(Protocol):

@@ -1,6 +1,7 @@
 """The life of a row online: check, key, claim, recall, route, generate, price."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from pipelines.keys import request_key
 from pipelines.requests import Request
 from pipelines.routing import Candidate
 from pipelines.schema import TRAVELLING
+
+logger = logging.getLogger(__name__)
 
 _TRIES = 5
 """Replicas that a request may lose before it is the request that is given up."""
@@ -140,9 +143,10 @@ class Service:
         told = await self._turn(tier, request, heard, flight)
         # What was paid is paid, also by who has hung up.
         flight.progress = row = {**row, **told, "_work": [*(row["_work"] or ()), *told["_work"]]}
-        if flight.given_up:
+        row = referee.ruling(row) or row
+        if flight.given_up and row["status"] is None:
             raise asyncio.CancelledError
-        return referee.ruling(row) or row
+        return row
 
     async def _turn(self, tier: str, request: Request, say: Say | None, flight: Flight) -> Row:
         if self._at[tier] >= self._slots[tier] + self._queued:
@@ -152,7 +156,13 @@ class Service:
         calls, name = self._tiers[tier], uuid.uuid4().hex
 
         async def stop() -> None:
-            if not await calls.give_up(name):
+            try:
+                is_known = await calls.give_up(name)
+            # Whatever is wrong with the tier, nobody waits for it.
+            except Exception as error:
+                logger.warning("%s: a request could not be given up: %s", tier, error)
+                is_known = False
+            if not is_known:
                 flight.cancel()
 
         flight.stop = lambda: self.books.surely(stop())

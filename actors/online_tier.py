@@ -1,13 +1,15 @@
 """A tier as the online service calls it, wherever its engine lives."""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from actors.engine import GIVEN_UP, Answer, Engine, Say
 from actors.generator import Generator, answered
 from actors.online_request import Unreachable
-from pipelines.errors import RunFailure
+from pipelines.api_tier import API
+from pipelines.errors import RowProblem, RunFailure
 from pipelines.ledger import Replica
 from pipelines.prices import HourRate, TokenRate
 from pipelines.requests import Request
@@ -20,6 +22,11 @@ class Overloaded(Exception):
 
 class TierGone(Unreachable):
     """The replica that worked on a request is no more, or no more good."""
+
+
+logger = logging.getLogger(__name__)
+
+_REFUSED = RowProblem("unavailable", "the tier's provider refuses; the endpoint's log says what")
 
 
 class TierCalls(Protocol):
@@ -53,7 +60,7 @@ class OnlineTier:
         defaults: Mapping[str, Any],
     ) -> None:
         self.failure: RunFailure | None = None
-        self._engine = engine
+        self._engine, self._is_called = engine, isinstance(tier.engine, API)
         self._turns: dict[str, tuple[Request, asyncio.Future[list[Answer | None]]]] = {}
         self._meter = _Standing()
         self._generator = Generator(
@@ -72,6 +79,8 @@ class OnlineTier:
         await self._generator.start()
 
     async def turn(self, request: Request, name: str, say: Say | None) -> dict[str, Any]:
+        if self.failure is not None:
+            raise self.failure
         work = asyncio.ensure_future(self._generator.answers([request], say))
         self._turns[name] = request, work
         try:
@@ -79,14 +88,19 @@ class OnlineTier:
             await asyncio.wait({work})
         finally:
             work.cancel()
-            del self._turns[name]
+            if self._turns.get(name) == (request, work):
+                del self._turns[name]
         if work.cancelled():
             return {**answered(Answer(problem=GIVEN_UP), self._engine.model), "_work": []}
         try:
             (answer,) = work.result()
         except RunFailure as failure:
-            self.failure = failure
-            raise
+            if not self._is_called:
+                self.failure = failure
+                raise
+            # A service that refuses its key or a prompt will refuse the next replica too.
+            logger.error("%s", failure)
+            answer = Answer(problem=_REFUSED)
         told = answered(answer, self._engine.model)
         return {**told, "_work": self._generator.work(answer)}
 

@@ -18,8 +18,13 @@ _LEARN_EVERY_S = 1.0
 class RateLimits:
     """`Limits` with a clock. One for each account, wherever its engines are."""
 
-    def __init__(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+    def __init__(
+        self, requests_per_minute: int | None = None, tokens_per_minute: int | None = None
+    ) -> None:
         self._limits = Limits(requests_per_minute, tokens_per_minute)
+
+    def state(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+        self._limits.state(requests_per_minute, tokens_per_minute, time.monotonic())
 
     def lease(self, tokens: Sequence[int], returned: int) -> Lease:
         return self._limits.lease(tokens, returned, time.monotonic())

@@ -1,11 +1,12 @@
 """Rates and budgets of tenants, for all ingress replicas of an endpoint."""
 
 import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from actors.online_request import Reservation
 from actors.spending import Spending
 from pipelines.prices import NUSD
 from pipelines.rate_window import RateWindow
@@ -20,19 +21,16 @@ _FORGET_S = 3600.0
 class _Account:
     requests: RateWindow = field(default_factory=RateWindow)
     tokens: RateWindow = field(default_factory=RateWindow)
-    reserved: deque[tuple[float, int]] = field(default_factory=deque)
+    reserved: dict[str, tuple[float, int]] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
 
     def reserved_nusd(self, now: float) -> int:
-        while self.reserved and self.reserved[0][0] + _FORGET_S <= now:
-            self.reserved.popleft()
-        return sum(nusd for _, nusd in self.reserved) + sum(self.held.values())
-
-    def release(self, nusd: int) -> None:
-        for entry in self.reserved:
-            if entry[1] == nusd:
-                self.reserved.remove(entry)
-                return
+        # The oldest come first.
+        while (
+            self.reserved and (oldest := next(iter(self.reserved.items())))[1][0] <= now - _FORGET_S
+        ):
+            del self.reserved[oldest[0]]
+        return sum(nusd for _, nusd in self.reserved.values()) + sum(self.held.values())
 
 
 class TenantGate:
@@ -58,41 +56,34 @@ class TenantGate:
         self._clock, self._wall = clock, wall
         self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
-        """Reserve what a request may use at most; a refused one reserves nothing.
-
-        Args:
-            tokens: of its prompt and, at most, of its completion.
-        """
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None:
+        """As `Gate.admit`."""
         if tenant is None:
             return None
         limits, account, now = self._limits(tenant), self._accounts[tenant], self._clock()
         refusal = (
-            self._over_budget(tenant, limits, account.reserved_nusd(now) + worst_nusd)
+            self._over_budget(tenant, limits, account.reserved_nusd(now) + most.nusd)
             or _over_rate("requests", account.requests, 1, limits.requests_per_minute, now)
-            or _over_rate("tokens", account.tokens, tokens, limits.tokens_per_minute, now)
+            or _over_rate("tokens", account.tokens, most.tokens, limits.tokens_per_minute, now)
         )
         if refusal is None:
             account.requests.take(1, now)
-            account.tokens.take(tokens, now)
-            account.reserved.append((now, worst_nusd))
+            account.tokens.take(most.tokens, now)
+            account.reserved[most.name] = now, most.nusd
         return refusal
 
     async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
     ) -> None:
-        """Replace a reservation by what was used."""
+        """As `Gate.settle`."""
         if tenant is None:
             return
-        account = self._accounts[tenant]
-        account.release(reserved_nusd)
-        account.tokens.settle(reserved_tokens, tokens, self._clock())
-        self._spending.add(tenant, self._wall().date(), tokens, cost_nusd)
+        account, day = self._accounts[tenant], self._wall().date()
+        if not self._spending.add(most.name, tenant, day, tokens, cost_nusd):
+            return
+        # One that was reserved before this gate began is not known to it.
+        if account.reserved.pop(most.name, None) is not None:
+            account.tokens.settle(most.tokens, tokens, self._clock())
 
     def hold(self, tenant: str, nusd: int, name: str) -> None:
         """Keep so much of the budgets for a batch, until it is charged. Not kept over restarts."""

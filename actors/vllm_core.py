@@ -5,8 +5,10 @@ import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actors.engine import GIVEN_UP, Answer
 from actors.vllm_requests import Ask
 from actors.vllm_speech import Speech
+from pipelines.cost import Usage
 
 if TYPE_CHECKING:
     from vllm import PoolingParams, SamplingParams
@@ -25,11 +27,13 @@ class Generation:
         generated: tokens that dead engines left; the next goes on after them.
         engine_ns: what they cost.
         name: by which the engine knows it now.
+        given_up: nobody waits for it any more.
     """
 
     ask: Ask
     speech: Speech | None = None
     name: str = ""
+    given_up: bool = False
     generated: list[int] = field(default_factory=list)
     engine_ns: int = 0
 
@@ -54,6 +58,11 @@ class Generation:
         rest.max_tokens = params.max_tokens - len(self.generated)
         rest.min_tokens = max(params.min_tokens - len(self.generated), 0)
         return rest
+
+    def left(self) -> Answer:
+        """What dead engines had used of a request that nobody waits for."""
+        usage = Usage(len(self.ask.tokens), 0, len(self.generated))
+        return Answer(problem=GIVEN_UP, usage=usage, engine_ns=self.engine_ns)
 
     def keep(self, generated: list[int], engine_ns: int) -> None:
         """Take over what a dead engine left, but for one token, so that there is a rest."""

@@ -145,6 +145,7 @@ class VLLMEngine:
         generation = self._generations.get(id(request))
         if generation is None or not generation.name:
             return False
+        generation.given_up = True
         aborting = asyncio.ensure_future(self._llm.abort(generation.name))
         # The loop alone would not keep it.
         self._aborting.add(aborting)
@@ -195,6 +196,8 @@ class VLLMEngine:
         for attempt in range(1, self._max_attempts + 1):
             # Whoever was there at two deaths runs alone, so that it takes nobody with it.
             alone = attempt > _DEATHS_BEFORE_ALONE
+            if generation.given_up:
+                return generation.left()
             async with AsyncExitStack() as stack:
                 if attempt > 1 and not alone:
                     await stack.enter_async_context(self.admission.again())

@@ -27,7 +27,7 @@ from pipelines.chain import run_chain, run_sort
 from pipelines.commit import committed_blocks, sweep
 from pipelines.config import RunConfig
 from pipelines.errors import RunFailure, UsageProblem
-from pipelines.ledger import overhead_lines
+from pipelines.ledger import batch_lines, overhead_lines
 from pipelines.leftovers import (
     failed_blocks,
     forget_taken_up,
@@ -163,12 +163,13 @@ class _Run:
         if not snapshot.closed:
             settle(self._directory, "equal", self._plan.prices, self._identity.run_id)
         groups = self._cache.finish()
-        overheads = overhead_lines(
-            load_replicas(self._directory),
-            committed_time(self._directory),
-            self._plan.prices.tiers,
-        )
-        bill = write_bill(self._directory, [*overheads, *calibration_lines(self._directory)])
+        starts, committed = load_replicas(self._directory), committed_time(self._directory)
+        overheads = [
+            *overhead_lines(starts, committed, self._plan.prices.tiers),
+            *batch_lines(starts, committed),
+            *calibration_lines(self._directory),
+        ]
+        bill = write_bill(self._directory, overheads)
         if self._config.output.openai_batch and self._plan.dialect.openai_batch:
             write_openai_batch(self._directory)
         return summarize(
@@ -240,7 +241,10 @@ class _Run:
         return None if budget is None else nano_dollars(budget)
 
     def _spent_before(self) -> int:
-        """What earlier starts of this run cost: its budget is one."""
+        """What earlier starts of this run cost: its budget is one.
+
+        Not what they left of a provider's batches: this start takes that up, and counts it then.
+        """
         committed = committed_time(self._directory)
         lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
         lines += calibration_lines(self._directory)

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from fastapi import FastAPI
 from ray import serve
+from ray.exceptions import RayError
 from ray.serve.handle import DeploymentHandle
 
 from actors.cache_writer import CacheWriter
@@ -84,6 +85,7 @@ class Ingress:
         """
         self._plan, self._shared = plan, serve.get_deployment_handle("shared", SHARED)
         self._places, self._looked, self._ready = places, -math.inf, False
+        self._looking = asyncio.Lock()
         self._tiers = {
             name: serve.get_deployment_handle("tier", place) for name, place in places.items()
         }
@@ -127,17 +129,21 @@ class Ingress:
 
     async def _is_ready(self) -> bool:
         """Whether all tiers answer. Anybody may ask, so it is looked up once a second at most."""
-        now = time.monotonic()
-        if now - self._looked >= _LOOK_EVERY_S:
-            self._looked = now
-            self._ready = await asyncio.to_thread(self._answers)
+        async with self._looking:
+            if time.monotonic() - self._looked >= _LOOK_EVERY_S:
+                self._ready = await asyncio.to_thread(self._answers)
+                self._looked = time.monotonic()
         return self._ready
 
     def _answers(self) -> bool:
-        found = serve.status().applications
+        try:
+            found = serve.status().applications
+        except RayError:
+            return False
         for tier in self._plan.config.tiers:
             place = found.get(self._places[tier.name])
-            states = place.deployments["tier"].replica_states if place else {}
+            deployment = place.deployments.get("tier") if place else None
+            states = deployment.replica_states if deployment else {}
             # One that has scaled to nothing starts when it is asked.
             if tier.replica_range.min and not states.get("RUNNING"):
                 return False

@@ -10,7 +10,7 @@ import numpy as np
 from jobs.batch import run
 from jobs.preflight import Plan
 from jobs.route_spending import SAMPLES
-from jobs.summary import Summary, load_summary
+from jobs.summary import Summary
 from pipelines.calibrated_config import ByLabels, BySimilarity, Calibrated, CertifiedCascade
 from pipelines.config import RunConfig
 from pipelines.errors import ErrorKind, UsageProblem
@@ -154,7 +154,7 @@ def ask(
     config: RunConfig, tier: str, lines: Sequence[Line], name: str, divert_stderr: bool
 ) -> tuple[dict[str, Answer], Summary]:
     """A run over these lines, and its answers by line; the same ones go on where they stopped, and
-    those whose tier could not be reached then are asked again.
+    those whose tier could not be reached then are asked again, with all others that failed.
 
     Raises:
         UsageProblem: the budget ends before they do.
@@ -176,9 +176,9 @@ def ask(
     }
     asked = RunConfig.model_validate({**raw, **changed})
     answers = Directory(asked.output.path, config.storage)
-    was_over = load_summary(answers) is not None
+    was_begun = bool(answers.parts("rows"))
     summary = run(asked, divert_stderr=divert_stderr)
-    if was_over and not all(map(is_own, _answers(answers).values())):
+    if was_begun and not summary.pending and not all(map(is_own, _answers(answers).values())):
         summary = run(asked, divert_stderr=divert_stderr, retry=True)
     if summary.pending:
         raise UsageProblem(

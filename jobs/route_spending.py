@@ -20,8 +20,8 @@ _SPENDING = f"{STATE}/spending.json"
 
 
 def calibration_lines(directory: Directory) -> list[dict[str, Any]]:
-    """What learning its route has cost in this OUTPUT, by this command or another: a line of the
-    bill, if it cost anything."""
+    """What calibrating, of route and cache, has cost in this OUTPUT, whichever command did it: a
+    line of the bill, if it cost anything."""
     summaries = [f"{SAMPLES}/{name}/answers/summary.json" for name in directory.names(SAMPLES)]
     told = [json.loads(directory.read(name)) for name in summaries if directory.exists(name)]
     spent = sum(summary["bill_nusd"] for summary in told)

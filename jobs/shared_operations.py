@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from actors.online_metrics import Gauges, OnlineMetrics
-from actors.online_request import Unreachable
+from actors.online_request import Reservation, Unreachable
 from actors.spending import Spending
 from actors.tenancy import Tenants
 from actors.tenant_limits import TenantGate
@@ -24,15 +24,10 @@ from pipelines.storage import Directory
 class SharedCalls(Protocol):
     """A `SharedOperations`, wherever it is."""
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None: ...
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None: ...
 
     async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
     ) -> None: ...
 
     async def observe(
@@ -83,19 +78,14 @@ class SharedOperations:
         if self._thread is not None:
             self._thread.join()
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
-        return await self.gate.admit(tenant, tokens, worst_nusd) if self.gate else None
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None:
+        return await self.gate.admit(tenant, most) if self.gate else None
 
     async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
     ) -> None:
         if self.gate is not None:
-            await self.gate.settle(tenant, tokens, cost_nusd, reserved_nusd, reserved_tokens)
+            await self.gate.settle(tenant, most, tokens, cost_nusd)
 
     async def observe(
         self, process: str, events: Sequence[Served | Refused], gauges: Gauges
@@ -115,24 +105,19 @@ class RemoteOperations:
     def __init__(self, handle: Any) -> None:
         self._handle = handle
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None:
         from ray.exceptions import RayActorError
 
         try:
-            refusal: Refusal | None = await self._handle.admit.remote(tenant, tokens, worst_nusd)
+            refusal: Refusal | None = await self._handle.admit.remote(tenant, most)
         except RayActorError as error:
             raise Unreachable from error
         return refusal
 
     async def settle(
-        self,
-        tenant: str | None,
-        tokens: int,
-        cost_nusd: int,
-        reserved_nusd: int,
-        reserved_tokens: int,
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
     ) -> None:
-        await self._handle.settle.remote(tenant, tokens, cost_nusd, reserved_nusd, reserved_tokens)
+        await self._handle.settle.remote(tenant, most, tokens, cost_nusd)
 
     async def observe(
         self, process: str, events: Sequence[Served | Refused], gauges: Gauges

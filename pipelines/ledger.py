@@ -1,8 +1,8 @@
 """The bill: what every row and every overhead cost, reconciled to the nano-dollar."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -80,25 +80,28 @@ def overhead_lines(
         for tier, group in by_tier.items():
             paid = committed.get((attempt, tier), Committed())
             lines += _tier_lines(attempt, tier, group, paid, rates[tier])
-    return lines + _batch_lines(attempts, committed)
+    return lines
 
 
-def _batch_lines(
-    attempts: Mapping[str, Iterable[Replica]], committed: Mapping[tuple[str, str], Committed]
+def batch_lines(
+    attempts: Mapping[str, Sequence[Replica]], committed: Mapping[tuple[str, str], Committed]
 ) -> list[dict[str, Any]]:
     """What no committed row pays of a provider's batches.
 
     A batch is charged once, however many starts read it: what one of them lost in a kill, the
-    next one finds again.
+    next one finds again. So this is known only when there is no next one.
     """
     charged: dict[str, dict[str, int]] = {}
-    for replica in chain.from_iterable(attempts.values()):
-        charged.setdefault(replica.tier, {}).update(replica.batch_nusd)
+    paid: Counter[str] = Counter()
+    for attempt, replicas in attempts.items():
+        for tier in {replica.tier for replica in replicas if replica.batch_nusd}:
+            paid[tier] += committed.get((attempt, tier), Committed()).cost_nusd
+        for replica in replicas:
+            charged.setdefault(replica.tier, {}).update(replica.batch_nusd)
     lines = []
     for tier, batches in charged.items():
-        paid = sum(done.cost_nusd for (_, name), done in committed.items() if name == tier)
-        if batches and sum(batches.values()) > paid:
-            lines.append(overhead_line("retry", tier=tier, cost=sum(batches.values()) - paid))
+        if batches and sum(batches.values()) > paid[tier]:
+            lines.append(overhead_line("retry", tier=tier, cost=sum(batches.values()) - paid[tier]))
     return lines
 
 

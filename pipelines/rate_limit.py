@@ -92,6 +92,17 @@ class Limits:
         self._buckets: dict[str, Bucket] = {}
         self._paused_until = float("-inf")
 
+    def state(self, requests: int | None, tokens: int | None, now: float) -> None:
+        """Somebody who shares the account configures these; of each the least holds."""
+        for kind, limit in (("requests", requests), ("tokens", tokens)):
+            own = self._configured[kind]
+            if limit is None or (own is not None and own <= limit):
+                continue
+            self._configured[kind] = limit
+            bucket = self._bucket(kind, now)
+            if bucket is not None and bucket.limit > limit:
+                bucket.set_limit(limit, now)
+
     def lease(self, tokens: Sequence[int], returned: int, now: float) -> Lease:
         """Grant requests, in order, as far as the limits go.
 

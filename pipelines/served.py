@@ -109,5 +109,5 @@ def served(seen: Finished) -> Served:
         cost_by_tier=by_tier,
         ttft_s=seen.ttft_s,
         e2e_s=seen.e2e_s,
-        error_kind=row.get("error_kind"),
+        error_kind=None if seen.cancelled else row.get("error_kind"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from actors.api_engine import APIEngine
-from actors.engine import Answer
+from actors.engine import GIVEN_UP, Answer
 from actors.rate_limits import LocalLimits
 from pipelines.api_tier import API
 from pipelines.cost import Usage
@@ -292,3 +292,39 @@ def test_a_key_from_a_file_opens_the_door(tmp_path: Path) -> None:
 def test_a_model_that_does_not_exist_ends_the_run() -> None:
     with standin(first=["404"]) as (_, url), pytest.raises(RunFailure, match="model"):
         ask(api(url), "hello")
+
+
+def given_up(after_s: float, url: str, **fields: Any) -> tuple[bool, Answer | None]:
+    """Whether the answer came with what it used, and the answer, of a request given up so early."""
+
+    async def asked() -> tuple[bool, Answer | None]:
+        engine = APIEngine(api(url, **fields), {})
+        await engine.start()
+        request = Request([{"role": "user", "content": "one two"}], {})
+        work = asyncio.ensure_future(engine.answer(request))
+        await asyncio.sleep(after_s)
+        comes = engine.give_up(request)
+        answer = await work if comes else None
+        work.cancel()
+        await engine.stop()
+        return comes, answer
+
+    return asyncio.run(asked())
+
+
+def test_what_nobody_waits_for_is_paid_if_it_was_asked_for_and_never_asked_again() -> None:
+    with standin(latency_s=0.4) as (server, url):
+        comes, answer = given_up(0.1, url)
+    assert comes
+    assert answer is not None
+    assert (answer.response, answer.usage) == ("ONE TWO", Usage(2, 0, 2))
+    with standin(share=1.0, faults=["503"]) as (server, url):
+        comes, answer = given_up(0.1, url)
+    assert comes
+    assert answer is not None
+    assert (answer.problem, answer.usage) == (GIVEN_UP, Usage())
+    assert answer.attempts == len(server.arrivals) < 5
+    # One that waits for the rate limit was never sent, so it may be cancelled.
+    with standin(window_requests=1, tells_limits=True) as (server, url):
+        assert given_up(0.0, url) == (False, None)
+        assert not server.arrivals

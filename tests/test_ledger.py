@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.cost import time_cost
-from pipelines.ledger import Committed, Replica, overhead_lines
+from pipelines.ledger import Committed, Replica, batch_lines, overhead_lines
 from pipelines.prices import HourRate, TokenRate
 
 HOURLY = HourRate(3_990_000_000)
@@ -52,10 +52,14 @@ def test_a_batch_is_charged_once_however_many_starts_read_it() -> None:
     second = Replica("t", batch_nusd={"batch-1": 70, "batch-2": 30})
     committed = {("a", "t"): Committed(0, 20), ("b", "t"): Committed(0, 65)}
     attempts = {"a": [first], "b": [second]}
-    lines = overhead_lines(attempts, committed, {"t": TokenRate(1, 1, 1)})
+    lines = batch_lines(attempts, committed)
     assert [(line["kind"], line["cost_nusd"]) for line in lines] == [("retry", 15)]
     committed["b", "t"] = Committed(0, 80)
-    assert overhead_lines(attempts, committed, {"t": TokenRate(1, 1, 1)}) == []
+    assert batch_lines(attempts, committed) == []
+    # What a start without batches has paid by the row is not of these.
+    attempts["c"], committed["c", "t"] = [Replica("t", token_nusd=9)], Committed(0, 9)
+    committed["b", "t"] = Committed(0, 65)
+    assert [line["cost_nusd"] for line in batch_lines(attempts, committed)] == [15]
 
 
 def test_idle_engines_that_are_paid_by_the_token_stand_in_the_bill() -> None:

@@ -11,7 +11,7 @@ import pytest
 from conftest import tier
 
 from actors.engine import ScriptedEngine
-from actors.online_request import Asked
+from actors.online_request import Asked, Reservation, Unreachable
 from actors.online_service import Service
 from actors.online_tier import OnlineTier, TierGone
 from jobs.online_app import build_app
@@ -20,6 +20,7 @@ from jobs.online_tiers import TierReplica
 from pipelines.config import RunConfig
 from pipelines.errors import RowProblem, RunFailure
 from pipelines.refusal import Refusal
+from pipelines.requests import Request
 
 URL = "/v1/chat/completions"
 PROMPT_NUSD, ANSWER_NUSD = 500, 1500
@@ -43,14 +44,14 @@ class Gate:
         self.open = 0
         self.spent = 0
 
-    async def admit(self, tenant: str | None, tokens: int, worst_nusd: int) -> Refusal | None:
-        self.open += worst_nusd
+    async def admit(self, tenant: str | None, most: Reservation) -> Refusal | None:
+        self.open += most.nusd
         return None
 
     async def settle(
-        self, tenant: str | None, tokens: int, cost_nusd: int, reserved_nusd: int, reserved: int
+        self, tenant: str | None, most: Reservation, tokens: int, cost_nusd: int
     ) -> None:
-        self.open -= reserved_nusd
+        self.open -= most.nusd
         self.spent += cost_nusd
 
 
@@ -241,13 +242,13 @@ async def ready() -> dict[str, bool]:
 def test_texts_of_a_refused_list_are_given_up(tmp_path: Path) -> None:
     async def refused() -> tuple[int, Here]:
         plan = plan_of(tmp_path)
-        here, admitted = Here(plan), list[int]()
+        here, admitted = Here(plan), list[str]()
         admit = here.gate.admit
 
-        async def two_only(tenant: str | None, tokens: int, nusd: int) -> Refusal | None:
-            admitted.append(nusd)
+        async def two_only(tenant: str | None, most: Reservation) -> Refusal | None:
+            admitted.append(most.name)
             if len(admitted) <= 2:
-                return await admit(tenant, tokens, nusd)
+                return await admit(tenant, most)
             return Refusal(429, "too many", "rate_limit_error", "rate_limit_exceeded", 1.0)
 
         here.gate.admit = two_only  # type: ignore[method-assign]
@@ -316,7 +317,6 @@ def test_an_answer_outlives_the_loss_of_the_accounts_and_is_paid_when_they_are_b
 
         here.gate.settle = lost  # type: ignore[method-assign]
         asked = await here.answer(here.asked("one"))
-        assert here.gate.spent == 0
         await here.service.books.settled()
         return asked, here
 
@@ -338,6 +338,8 @@ def test_a_replica_beyond_repair_says_so_and_is_not_asked_again(tmp_path: Path) 
         return here
 
     here = asyncio.run(broken())
+    with pytest.raises(RunFailure):
+        asyncio.run(here.tier.turn(Request([], {}), "name", None))
     assert "does not start again" in str(here.tier.failure)
     replica: Any = SimpleNamespace(_tier=here.tier)
     with pytest.raises(RunFailure, match="does not start again"):
@@ -357,3 +359,76 @@ def test_the_gauges_tell_those_that_wait_from_those_that_run(tmp_path: Path) -> 
         {"num_requests_running": {"only": 5}, "num_requests_waiting": {"only": 4}},
         1,
     )
+
+
+def test_accounts_that_do_not_answer_keep_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They start anew. What they reserve when they are back is given back."""
+    for name in ("_ADMIT_S", "_SETTLE_S"):
+        monkeypatch.setattr(f"actors.online_books.{name}", 0.05)
+
+    async def silent() -> tuple[Asked, Here]:
+        here = Here(plan_of(tmp_path))
+        back = asyncio.Event()
+        admit, settle = here.gate.admit, here.gate.settle
+
+        async def later_settled(*given: Any) -> None:
+            await back.wait()
+            await settle(*given)
+
+        async def later_admitted(*given: Any) -> Refusal | None:
+            await back.wait()
+            return await admit(*given)
+
+        here.gate.settle = later_settled  # type: ignore[method-assign]
+        asked = await here.answer(here.asked("one"))
+        here.gate.admit = later_admitted  # type: ignore[method-assign]
+        with pytest.raises(Unreachable):
+            await here.answer(here.asked("two"))
+        back.set()
+        await here.service.books.settled()
+        return asked, here
+
+    asked, here = asyncio.run(silent())
+    assert asked.row["response"] == "ONE"
+    assert (here.gate.open, here.gate.spent) == (0, PROMPT_NUSD + ANSWER_NUSD)
+
+
+def test_an_api_tier_that_is_refused_is_out_for_the_row_and_not_broken(tmp_path: Path) -> None:
+    """Another replica would be refused too, and a fallback may answer."""
+
+    async def refused() -> tuple[Asked, Here]:
+        plan = plan_of(tmp_path)
+        here = Here(plan)
+        here.tier._is_called = True
+
+        async def fatal(*_: Any) -> Any:
+            raise RunFailure("status 403: sk-secret")
+
+        here.engine.answer = fatal  # type: ignore[method-assign]
+        return await here.answer(here.asked("one")), here
+
+    asked, here = asyncio.run(refused())
+    assert (asked.row["status"], asked.row["error_kind"]) == ("error", "unavailable")
+    assert "sk-secret" not in asked.row["error"]
+    assert here.tier.failure is None
+
+
+def test_a_waiter_gets_the_form_that_it_asked_for(tmp_path: Path) -> None:
+    """A chat and a completion of the same text share their work, whoever leads and whoever pays."""
+
+    async def together() -> list[Asked]:
+        here = Here(plan_of(tmp_path))
+        chat, text = here.asked("one"), here.asked("one")
+        text.row["url"] = "/v1/completions"
+        first = asyncio.ensure_future(here.answer(chat))
+        await asyncio.sleep(0.05)
+        second = asyncio.ensure_future(here.answer(text))
+        await asyncio.sleep(0.05)
+        first.cancel()
+        await second
+        return [chat, text]
+
+    _, text = asyncio.run(together())
+    assert (text.row["url"], text.row["response"]) == ("/v1/completions", "ONE")

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from conftest import MakeConfig, tier
 from fastapi import Depends, FastAPI, Request
 from test_online_metrics import SECRET, Seen, row, samples
 
+from actors.online_request import Reservation
 from actors.tenancy import change_tenants
 from jobs.online_errors import ApiError, answer_errors
 from jobs.online_operations import ReplicaOperations
@@ -53,14 +55,15 @@ def replica(operations: Operations, shared: Any) -> FastAPI:
     @app.post("/v1/chat/completions", dependencies=asks)
     async def chat(request: Request) -> dict[str, Any]:
         tenant = request.state.tenant
-        refusal = await mine.gate.admit(tenant, 20, 600)
+        most = Reservation(uuid.uuid4().hex, 20, 600)
+        refusal = await mine.gate.admit(tenant, most)
         if refusal is not None:
             mine.observer.refused(refusal.code, tenant)
             raise ApiError(
                 refusal.status, refusal.message, refusal.kind, refusal.code,
                 retry_after_s=refusal.retry_after_s,
             )  # fmt: skip
-        await mine.gate.settle(tenant, 15, 300, 600, 20)
+        await mine.gate.settle(tenant, most, 15, 300)
         mine.observer.finished(Seen(row(), tenant=tenant))
         message = {"role": "assistant", "content": "x"}
         choices = [{"index": 0, "message": message, "finish_reason": "stop"}]

@@ -133,3 +133,13 @@ def test_both_providers_headers_are_understood() -> None:
     assert told["requests"].reset_s == 1.0
     assert told["tokens"].limit == 40000.0
     assert told_limits({"content-type": "x"}, WALL) == {}
+
+
+def test_of_the_limits_that_several_state_the_least_holds() -> None:
+    limits = Limits(None, None)
+    assert limits.lease([1] * 500, 0, 0.0).granted == 500
+    for stated in (600, 60, 6000, None):
+        limits.state(stated, None, 0.0)
+    times = granted_times(limits, 1, 200.0, Random(0))
+    assert most_in_a_minute(times) <= 60
+    assert len(times) > 130

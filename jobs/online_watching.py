@@ -23,7 +23,7 @@ def watching_router(observer: Observer, health: Health) -> APIRouter:
     """Routes that need a key: metrics for admins, the status of one's own tenant for all.
 
     Args:
-        health: the endpoint's tiers and whether they answer, as `Service.status` says.
+        health: the endpoint's tiers, and whether it is `ready`.
     """
     router = APIRouter()
 

@@ -66,21 +66,21 @@ class Fit:
     """A fitted route, of which nothing is certified yet.
 
     Attributes:
-        learned: None where a row's score is its doubt.
-        measure: that score's; the learner's name where there is one.
+        learned: has no scorer where a row's score is its doubt.
+        measure: that doubt's; the learner's name where there is one.
         scores: of the rows that it was fitted to, as if they were new.
         grid: the thresholds to be tried.
     """
 
-    learned: FittedRoute | None
+    learned: FittedRoute
     measure: str
     scores: np.ndarray
     grid: np.ndarray
 
     def scores_of(self, rows: Judged) -> np.ndarray:
         """Higher where the strong tier gains more: of shape (rows,)."""
-        if self.learned is None:
-            return rows.doubts[self.measure]
+        if self.learned.scorer is None:
+            return self.learned.guarded(rows.doubts[self.measure], rows.vectors)
         return self.learned.scores(rows.texts, rows.vectors)
 
 
@@ -124,11 +124,20 @@ def surest(known: Judged) -> str:
     return max(known.doubts, key=won)
 
 
-def fit_doubt(measure: str, known: Judged) -> Fit:
-    """Thresholds of a doubt that there is nothing to learn about."""
+def fit_doubt(measure: str, known: Judged, unfamiliar: float = 0.0) -> Fit:
+    """Thresholds of a doubt that there is nothing to learn about.
+
+    Args:
+        unfamiliar: as for `fit_route`; rows without vectors have no guard.
+    """
+    guard = (
+        Familiarity.fit(known.vectors, unfamiliar) if unfamiliar and known.vectors.size else None
+    )
     doubts = known.doubts[measure]
     told = doubts[np.isfinite(doubts)]
-    return Fit(None, measure, doubts, threshold_grid(told) if len(told) else told)
+    return Fit(
+        FittedRoute(None, guard), measure, doubts, threshold_grid(told) if len(told) else told
+    )
 
 
 def certified(fit: Fit, held: Judged, promise: Promise) -> Certified:

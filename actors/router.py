@@ -6,8 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.requests import Request
-from pipelines.route_config import Route
-from pipelines.routing import Candidate, Decision, Policy, build_policy
+from pipelines.routing import Candidate, Decision, Policy
 from pipelines.schema import patch
 from pipelines.waiting import undecided_rows
 
@@ -21,11 +20,11 @@ class Router:
     """Decides the tier of every row that nobody has answered.
 
     Args:
-        learned: the policy of a route that is learned.
+        policy: of the run.
     """
 
-    def __init__(self, route: Route, learned: Policy | None = None) -> None:
-        self._policy = build_policy(route, learned)
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
 
     def route(self, table: pa.Table, instead: Policy | None = None) -> pa.Table:
         """Args:

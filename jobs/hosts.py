@@ -13,13 +13,12 @@ import pyarrow as pa
 import ray
 
 from actors.claims import ShardCalls, claim_rows
-from actors.embedder import Embedder
 from actors.engine import build_engine
 from actors.exchange import Trader
 from actors.generator import Generator
 from actors.hardware import hardware
 from actors.known_answers import KnownAnswers
-from actors.learned_policy import LearnedPolicy
+from actors.learned_policy import policy_of
 from actors.recall import recall_rows
 from actors.referee import Referee
 from actors.response_cache import ResponseCache
@@ -28,7 +27,6 @@ from jobs.rate_limits import shared_limits
 from jobs.remote import Guarded, RemoteMarket, RemoteMeter
 from pipelines.blocks import Block
 from pipelines.cache_admission import admissible
-from pipelines.calibrated_config import Learned
 from pipelines.commit import blocks_of, commit_block
 from pipelines.config import ResponseCacheConfig, Storage
 from pipelines.errors import RunFailure, UsageProblem
@@ -40,7 +38,6 @@ from pipelines.pricing import price_rows
 from pipelines.replicas import fitted
 from pipelines.route_config import Route
 from pipelines.route_plan import RoutePlan, known_answers
-from pipelines.routing import Policy
 from pipelines.shadow import ladder_of
 from pipelines.storage import Directory, open_filesystem
 from pipelines.tier import Tier
@@ -110,6 +107,7 @@ class RouterHost:
     def __init__(
         self,
         route: Route,
+        configured: Route,
         response_cache: ResponseCacheConfig | None,
         storage: Storage,
         meter: Any,
@@ -122,15 +120,10 @@ class RouterHost:
         warn = RemoteMeter(meter).warn
         self._cache = ResponseCache(response_cache, storage, warn) if response_cache else None
         self._known: KnownAnswers | None = None
-        policy: Policy | None = None
         if plan is not None and plans is not None:
             answers = known_answers(_directory(plans, storage), plan.key)
             self._known = KnownAnswers(answers, keyed_by)
-        if isinstance(route, Learned) and plan is not None:
-            policy = LearnedPolicy(
-                plan, route.cheap, route.strong, lambda: Embedder(route.embedding).embed
-            )
-        self._router = Router(route, policy)
+        self._router = Router(policy_of(route, configured, plan))
 
     def __call__(self, table: pa.Table) -> pa.Table:
         if self._cache is not None:

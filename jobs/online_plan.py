@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from datetime import date
 
-from actors.embedder import Embedder
-from actors.learned_policy import LearnedPolicy
+from actors.learned_policy import policy_of
 from actors.online_policies import Policies
 from actors.referee import Referee
 from actors.router import Router
 from jobs.preflight import check_config, keyed_by
 from jobs.route_plans import route_plan
 from jobs.shared_operations import check_operations
-from pipelines.calibrated_config import Calibrated, Learned
+from pipelines.calibrated_config import Calibrated
 from pipelines.cascade import build_ladder
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
@@ -19,7 +18,6 @@ from pipelines.intake import Dialect
 from pipelines.keys import policy_digest
 from pipelines.prices import PriceList
 from pipelines.route_plan import RoutePlan, route_by
-from pipelines.routing import Policy
 
 _TENANT = "tenant"
 """Keeps tenants apart where the configuration names no column for that."""
@@ -84,18 +82,12 @@ def policies(plan: OnlinePlan) -> Policies:
     """What decides about rows in one process; loads the model of a learned route."""
     config = plan.config
     route = route_by(config.route, plan.route_plan)
-    learned: Policy | None = None
-    if isinstance(route, Learned) and plan.route_plan is not None:
-        embedding = route.embedding
-        learned = LearnedPolicy(
-            plan.route_plan, route.cheap, route.strong, lambda: Embedder(embedding).embed
-        )
     ladder = build_ladder(route)
     return Policies(
         dialect=plan.dialect,
         policy=plan.policy,
         prices=plan.prices,
-        router=Router(route, learned),
+        router=Router(policy_of(route, config.route, plan.route_plan)),
         referees={tier.name: Referee(tier, ladder) for tier in config.tiers},
         tenant=plan.tenant,
         most_tokens=config.serve.max_tokens,

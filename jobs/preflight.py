@@ -17,7 +17,7 @@ from jobs.route_plans import route_plan
 from jobs.route_spending import spent_on
 from jobs.tiers import check_tier
 from pipelines.blocks import Block, InputFile
-from pipelines.calibrated_config import Calibrated, Learned
+from pipelines.calibrated_config import Calibrated
 from pipelines.columns import merge
 from pipelines.config import Input, RunConfig
 from pipelines.embedders import embedder_source
@@ -80,7 +80,7 @@ def check_config(config: RunConfig, today: date) -> PriceList:
         UsageProblem: naming the key and the remedy.
     """
     prices = check_decisions(config, today)
-    if isinstance(config.route, Learned):
+    if isinstance(config.route, Calibrated) and config.route.embedding is not None:
         embedder_source(config.route.embedding, "route.embedding")
     for tier in config.tiers:
         if isinstance(tier.engine, VLLM):

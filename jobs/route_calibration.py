@@ -136,7 +136,7 @@ def _fits(route: Calibrated, known: Judged) -> Iterator[Fit]:
     else:
         first = surest(known)
         for measure in dict.fromkeys((first, *known.doubts)):
-            yield fit_doubt(measure, known)
+            yield fit_doubt(measure, known, route.unfamiliar)
 
 
 def _plan(
@@ -147,5 +147,5 @@ def _plan(
         sure, ahead = route.floor.confidence, promise.ahead
         bought = frontier(chosen.scores, held.gains, fit.grid, promise.costs, sure, ahead)
     is_used = bought is not None or certificate.threshold is not None
-    arrays = fit.learned.arrays() if fit.learned and is_used else {}
+    arrays = fit.learned.arrays() if is_used else {}
     return RoutePlan(key, fit.measure, certificate, arrays, bought)

@@ -152,7 +152,7 @@ class Evidence:
         self.spent_nusd += found.cost_nusd
 
     def _embedded(self, texts: Sequence[str]) -> np.ndarray:
-        if not isinstance(self._route, Learned):
+        if self._route.embedding is None:
             return np.empty((len(texts), 0), np.float32)
         new = sorted(set(texts) - self._vectors.keys())
         if new:

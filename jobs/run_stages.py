@@ -12,7 +12,7 @@ from jobs.run_cache import RunCache
 from jobs.run_state import RunIdentity
 from jobs.tuning_plans import plans_for
 from pipelines.blocks import Block
-from pipelines.calibrated_config import Calibrated, Learned
+from pipelines.calibrated_config import Calibrated
 from pipelines.chain import Stage
 from pipelines.replicas import actor_options, blocks_in_flight, cpu_engines
 from pipelines.route_guard import RouteGuard, Standing
@@ -61,6 +61,7 @@ class RunStages:
         config, asked = self._config, self._config.route
         arguments = {
             "route": self._plan.route,
+            "configured": asked,
             "plans": asked.plans if isinstance(asked, Calibrated) else None,
             "response_cache": None if similar and self._cache.is_semantic else self._cache.config,
             "storage": config.storage,
@@ -69,7 +70,8 @@ class RunStages:
             "keyed_by": self._plan.dialect.keyed_by,
             "guard": self._guard,
         }
-        gpus = asked.embedding.num_gpus if isinstance(asked, Learned) else 0
+        embedding = asked.embedding if isinstance(asked, Calibrated) else None
+        gpus = embedding.num_gpus if embedding else 0
         options = {"num_cpus": 0, "num_gpus": gpus or None}
         return Stage(RouterHost, arguments, replicas=config.routers, options=options)
 

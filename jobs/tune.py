@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.hardware import hardware
+from actors.learned_policy import policy_of
 from actors.router import Router
 from jobs.preflight import Plan, plan_run
 from jobs.trial import EngineTrial, Trial
@@ -86,7 +87,7 @@ def sample_requests(plan: Plan, tier: Tier, rows: int) -> list[str]:
         UsageProblem: there are none.
     """
     fs, _ = open_filesystem(plan.config.input.path, plan.config.storage)
-    router = Router(plan.config.route)
+    router = Router(policy_of(plan.route, plan.config.route, plan.route_plan))
     requests: list[str] = []
     for block in plan.blocks:
         table = router.route(read_block(block, plan.dialect, plan.schema, plan.policy, fs))

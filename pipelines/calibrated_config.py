@@ -105,6 +105,13 @@ class Calibrated(Section):
         description="of the rows that stay cheap: answered by both tiers and compared, so that a "
         "broken floor is noticed while the run goes on; .02 where texts tell, else none",
     )
+    embedding: EmbeddingModel | None = Field(
+        None, description="of the prompts: by it rows unlike the sample go to the strong tier"
+    )
+    unfamiliar: float = Field(
+        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
+        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
+    )  # fmt: skip
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
 
@@ -115,6 +122,14 @@ class Calibrated(Section):
             tells = self.objective == "min_cost" and isinstance(self.quality, ByLabels | ByStrong)
             return _SHADOW_SHARE if tells else 0.0
         return self.shadow_share
+
+    @model_validator(mode="after")
+    def guard_can_tell(self) -> "Calibrated":
+        if "unfamiliar" in self.model_fields_set and self.embedding is None:
+            raise ValueError(
+                "unfamiliar: without embedding nothing tells rows unlike the sample; name a model"
+            )
+        return self
 
     @model_validator(mode="after")
     def shadow_can_compare(self) -> "Calibrated":
@@ -166,10 +181,6 @@ class Learned(Calibrated):
     """The cheap tier where a model, fitted to a sample of the input, sees no loss."""
 
     embedding: EmbeddingModel
-    unfamiliar: float = Field(
-        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
-        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
-    )  # fmt: skip
 
 
 class DomainMean(Learned):

@@ -11,11 +11,9 @@ import pyarrow as pa
 
 from pipelines.accept_config import Accept, ByConfidence, ByVerifier
 from pipelines.calibrated_config import (
-    BySimilarity,
     Calibrated,
     CertifiedCascade,
     CertifiedGatekeeper,
-    Learned,
 )
 from pipelines.certify import Certificate
 from pipelines.config import RunConfig
@@ -31,7 +29,6 @@ _FORMAT = 3
 """Of stored plans: one of another format is calibrated anew."""
 _OPERATIONAL = {"plans", "calibrate", "shadow_share"}
 """What changes no plan."""
-_EMBEDDING = (Learned, BySimilarity)
 _UNKEYED = b""
 """Known answers hold for a tier of the plan, whatever else the policy says."""
 
@@ -94,8 +91,8 @@ def plan_key(config: RunConfig, route: Calibrated) -> str:
     """
     tiers = {name: tier_identity(config.tier(name)) for _, name in tiers_named(route)}
     said = route.model_dump(mode="json", exclude=_OPERATIONAL)
-    models = [part.embedding for part in (route, route.quality) if isinstance(part, _EMBEDDING)]
-    revisions = [embedder_revision(model) for model in models]
+    models = [getattr(part, "embedding", None) for part in (route, route.quality)]
+    revisions = [embedder_revision(model) for model in models if model is not None]
     return digest(canonical_json([_FORMAT, said, tiers, config.sampling.given(), revisions])).hex()
 
 

@@ -112,15 +112,9 @@ def columns_of(route: Route) -> Sequence[str]:
     return () if isinstance(route, Calibrated) else build_policy(route).columns
 
 
-def build_policy(route: Route, learned: Policy | None = None) -> Policy:
-    """The policy that a configuration names.
-
-    Args:
-        learned: what stands for a route that is calibrated; it may need a model in memory.
-    """
-    if isinstance(route, Calibrated):
-        assert learned is not None
-        return learned
+def build_policy(route: Route) -> Policy:
+    """The policy that a configuration names, if it needs no calibration."""
+    assert not isinstance(route, Calibrated)
     if isinstance(route, Fixed):
         return FixedPolicy(route.tier)
     if isinstance(route, Gatekeeper | Cascade):

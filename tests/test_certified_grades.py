@@ -203,6 +203,12 @@ def test_without_a_label_nothing_says_which_of_two_answers_is_right(
     assert same.audit == "as_good"
 
 
+def test_a_guard_without_anything_to_tell_by_is_refused() -> None:
+    raw = {**CASCADE.model_dump(exclude_unset=True), "unfamiliar": 0.1}
+    with pytest.raises(ValueError, match="unfamiliar: without embedding"):
+        CertifiedCascade.model_validate(raw)
+
+
 def test_one_thing_tells_what_a_cascade_takes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="measure and verifier"):
         configured(tmp_path, {**VERIFIED, "measure": "min"})

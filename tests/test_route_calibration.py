@@ -175,6 +175,29 @@ def test_rows_unlike_the_sample_go_to_the_strong_tier(
     }
 
 
+def test_a_cascade_too_is_guarded_against_rows_unlike_the_sample(tmp_path: Path) -> None:
+    """However sure the cheap model is of itself: nothing was proved of such rows."""
+    raw = configured(tmp_path, [{"response": "yes", "confidence": 0.9}]).model_dump()
+    same = [{**row, "right": "yes"} for row in rows()]
+    write_jsonl(tmp_path / "prompts.jsonl", same)
+    raw["tiers"][1] = tier("strong", replies=[{"response": "yes"}])
+    kept = ("cheap", "strong", "floor", "quality", "embedding", "plans")
+    told = {name: raw["route"][name] for name in kept}
+    guarded = {"policy": "certified_cascade", "sample_rows": 200, "shadow_share": 0.0}
+    config = RunConfig.model_validate({**raw, "route": {**told, **guarded}})
+    assert calibrate_route(config, lambda _: None).certificate.threshold is not None
+    strange = [{"id": f"s{i}", "prompt": f"le chat {i} dort sous la table"} for i in range(20)]
+    usual = [{"id": f"u{i}", "prompt": prompt(i)} for i in range(1000, 1060)]
+    source = write_jsonl(tmp_path / "later.jsonl", [*strange, *usual])
+    moved = {"input": {"path": str(source)}, "output": {"path": str(tmp_path / "later")}}
+    run(RunConfig.model_validate({**config.model_dump(exclude_unset=True), **moved}))
+    out = pq.read_table(tmp_path / "later" / "rows").to_pylist()
+    unlike = {row["id"] for row in out if row["route_reason"] == "unlike the calibration sample"}
+    assert {row["id"] for row in strange} <= unlike
+    assert {row["tier"] for row in out if row["id"] in unlike} == {"strong"}
+    assert sum(row["tier"] == "cheap" for row in out) > 40
+
+
 def test_nothing_certifiable_sends_every_row_to_the_strong_tier(tmp_path: Path) -> None:
     config = configured(tmp_path, [{"response": "no idea"}], sample_rows=120)
     assert calibrate_route(config, lambda _: None).certificate.threshold is None

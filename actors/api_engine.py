@@ -136,6 +136,8 @@ class APIEngine(APIRows):
                 tokens = self._expected_tokens(content)
                 if not await self._queue.enter(tokens, row.left_s()):
                     return Fault("late", "the rate limit left no turn for it")
+                if row.given_up:
+                    return Fault("late", GIVEN_UP.message)
                 reply = await self._connection.post(content, row.begin())
                 outcome = self._read(reply, row)
                 told = True

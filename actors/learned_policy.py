@@ -123,7 +123,8 @@ def policy_of(route: Route, configured: Route, plan: RoutePlan | None) -> Policy
             plan, configured.cheap, configured.strong, lambda: Embedder(embedding).embed
         )
     guard, inner = FittedRoute.load(plan.arrays).guard, build_policy(route)
-    if guard is None:
+    # Where no row stays cheap there is nothing to guard.
+    if guard is None or plan.certificate.threshold is None:
         return inner
     return GuardedPolicy(inner, guard, configured.strong, Embedder(embedding).embed)
 

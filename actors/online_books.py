@@ -62,8 +62,9 @@ class Books:
             return most
         asking = self.surely(self._gate.admit(asked.tenant, most))
         try:
-            refusal = await asyncio.wait_for(asyncio.shield(asking), _ADMIT_S)
-        except (asyncio.CancelledError, TimeoutError) as error:
+            async with asyncio.timeout(_ADMIT_S):
+                refusal = await asyncio.shield(asking)
+        except BaseException as error:
             # What it reserves is given back when the word comes.
             self.surely(self._given_back(asking, asked.tenant, most))
             if isinstance(error, TimeoutError):
@@ -123,11 +124,11 @@ class Books:
     ) -> None:
         assert self._gate is not None
         for tried in range(_TRIES):
+            await asyncio.sleep(_AGAIN_S * 2 ** (tried - 1) if tried else 0)
             try:
                 await self._gate.settle(tenant, most, tokens, cost_nusd)
                 return
             # Whatever is wrong with the gate is not wrong with this request.
             except Exception as error:
                 logger.warning("%s: a cost could not be settled: %s", tenant, error)
-                await asyncio.sleep(_AGAIN_S * 2**tried)
         logger.error("%s: %s tokens, $%.9f are on no account", tenant, tokens, cost_nusd / 1e9)

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from actors.api_client import read_key
 from actors.engine import GIVEN_UP, Answer, Engine, Say
 from actors.generator import Generator, answered
 from actors.online_request import Unreachable
@@ -60,7 +61,7 @@ class OnlineTier:
         defaults: Mapping[str, Any],
     ) -> None:
         self.failure: RunFailure | None = None
-        self._engine, self._is_called = engine, isinstance(tier.engine, API)
+        self._engine, self._tier, self._key = engine, tier, _key_of(tier)
         self._turns: dict[str, tuple[Request, asyncio.Future[list[Answer | None]]]] = {}
         self._meter = _Standing()
         self._generator = Generator(
@@ -95,10 +96,10 @@ class OnlineTier:
         try:
             (answer,) = work.result()
         except RunFailure as failure:
-            if not self._is_called:
+            if self._key is None or self._key != _key_of(self._tier):
                 self.failure = failure
                 raise
-            # A service that refuses its key or a prompt will refuse the next replica too.
+            # A service that refuses this key, or a prompt, will refuse the next replica too.
             logger.error("%s", failure)
             answer = Answer(problem=_REFUSED)
         told = answered(answer, self._engine.model)
@@ -119,6 +120,11 @@ class OnlineTier:
 
     async def stop(self) -> None:
         await self._engine.stop()
+
+
+def _key_of(tier: Tier) -> str | None:
+    """What an API tier is let in by, as it is now; None for an engine of our own."""
+    return (read_key(tier.engine) or "") if isinstance(tier.engine, API) else None
 
 
 class _Standing:

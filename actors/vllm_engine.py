@@ -196,8 +196,6 @@ class VLLMEngine:
         for attempt in range(1, self._max_attempts + 1):
             # Whoever was there at two deaths runs alone, so that it takes nobody with it.
             alone = attempt > _DEATHS_BEFORE_ALONE
-            if generation.given_up:
-                return generation.left()
             async with AsyncExitStack() as stack:
                 if attempt > 1 and not alone:
                     await stack.enter_async_context(self.admission.again())
@@ -206,6 +204,8 @@ class VLLMEngine:
                 # Who comes while the engine is started again waits: that death is not its own.
                 async with self._lock:
                     llm = self._llm
+                if generation.given_up:
+                    return generation.left()
                 try:
                     answer = await self._once(generation)
                     self._restarts = 0

@@ -243,11 +243,14 @@ class _Run:
     def _spent_before(self) -> int:
         """What earlier starts of this run cost: its budget is one.
 
-        Not what they left of a provider's batches: this start takes that up, and counts it then.
+        Not what they left of a provider's batches, where this start takes that up and counts it.
         """
         committed = committed_time(self._directory)
-        lines = overhead_lines(load_replicas(self._directory), committed, self._plan.prices.tiers)
+        starts = load_replicas(self._directory)
+        lines = overhead_lines(starts, committed, self._plan.prices.tiers)
         lines += calibration_lines(self._directory)
+        taken_up = {t.name for t in self._config.tiers if getattr(t.engine, "mode", "") == "batch"}
+        lines += [x for x in batch_lines(starts, committed) if x["tier"] not in taken_up]
         return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
 
 

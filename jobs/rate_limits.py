@@ -22,7 +22,7 @@ class RemoteLimits:
 
     The first who asks starts it, and it ends with that process. The next one then starts another,
     which grants as evenly: nothing is lost but what the last one had learned. Of the limits that
-    those who share it state, the least hold.
+    those who share it state, the least hold; who states none asks only once it has learned one.
     """
 
     def __init__(self, config: API) -> None:

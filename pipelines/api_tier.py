@@ -133,11 +133,6 @@ class API(Section):
         return f"the file {self.api_key_file}" if self.api_key_file else "no key"
 
     @property
-    def account(self) -> tuple[str, str]:
-        """Tiers with the same share one rate limit."""
-        return self.base_url, self.key_source
-
-    @property
     def identity(self) -> dict[str, Any]:
         """Everything that can change an answer."""
         named = {"base_url", "model", "dialect", "endpoint", "extra_body"}

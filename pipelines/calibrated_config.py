@@ -9,7 +9,7 @@ from pipelines.certify import Floor as Terms
 from pipelines.embedding_model import EmbeddingModel
 from pipelines.section import Section
 
-_SHADOW_SHARE = 0.02
+_SHADOW_SHARE, _UNFAMILIAR = 0.02, 0.07
 
 
 class GradesPrompts(Section):
@@ -109,8 +109,8 @@ class Calibrated(Section):
         None, description="of the prompts: by it rows unlike the sample go to the strong tier"
     )
     unfamiliar: float = Field(
-        0.07, ge=0, lt=1, description="the share of rows like the sample's that the guard against "
-        "rows unlike it may send to the strong tier for nothing; 0 switches it off"
+        _UNFAMILIAR, ge=0, lt=1, description="the share of rows like the sample's that the guard "
+        "against rows unlike it may send to the strong tier for nothing; 0 switches it off"
     )  # fmt: skip
     seed: int = 0
     plans: str = Field("~/.cache/nightmill/routes", description="where `calibrate` keeps its own")
@@ -125,7 +125,7 @@ class Calibrated(Section):
 
     @model_validator(mode="after")
     def guard_can_tell(self) -> "Calibrated":
-        if "unfamiliar" in self.model_fields_set and self.embedding is None:
+        if self.unfamiliar not in (0, _UNFAMILIAR) and self.embedding is None:
             raise ValueError(
                 "unfamiliar: without embedding nothing tells rows unlike the sample; name a model"
             )
@@ -143,7 +143,9 @@ class Calibrated(Section):
     @model_validator(mode="after")
     def objective_is_one(self) -> "Calibrated":
         if self.objective == "max_quality":
-            for name in {"floor", "shadow_share"} & self.model_fields_set:
+            # Not by what was set: a configuration that is written back sets everything.
+            said = {"floor": self.floor != Floor(), "shadow_share": self.shadow_share is not None}
+            for name in (name for name, is_said in said.items() if is_said):
                 raise ValueError(
                     f"objective and {name}: max_quality spends budget_usd and keeps no floor; "
                     f"leave {name} out, or take min_cost"
@@ -165,7 +167,7 @@ class CertifiedCascade(Calibrated):
 
     @model_validator(mode="after")
     def one_tells(self) -> "CertifiedCascade":
-        if self.verifier is not None and "measure" in self.model_fields_set:
+        if self.verifier is not None and self.measure != "auto":
             raise ValueError("measure and verifier: one of them tells what is taken; leave one out")
         return self
 

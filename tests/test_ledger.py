@@ -56,6 +56,10 @@ def test_a_batch_is_charged_once_however_many_starts_read_it() -> None:
     assert [(line["kind"], line["cost_nusd"]) for line in lines] == [("retry", 15)]
     committed["b", "t"] = Committed(0, 80)
     assert batch_lines(attempts, committed) == []
+    # One that was killed before it told of the batch that its rows are from.
+    untold = {"a": [Replica("t")], "b": [Replica("t", batch_nusd={"batch-1": 70})]}
+    paid = {("a", "t"): Committed(0, 20), ("b", "t"): Committed(0, 50)}
+    assert batch_lines(untold, paid) == []
     # What a start without batches has paid by the row is not of these.
     attempts["c"], committed["c", "t"] = [Replica("t", token_nusd=9)], Committed(0, 9)
     committed["b", "t"] = Committed(0, 65)

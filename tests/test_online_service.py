@@ -395,13 +395,16 @@ def test_accounts_that_do_not_answer_keep_nobody_waiting(
     assert (here.gate.open, here.gate.spent) == (0, PROMPT_NUSD + ANSWER_NUSD)
 
 
-def test_an_api_tier_that_is_refused_is_out_for_the_row_and_not_broken(tmp_path: Path) -> None:
+def test_an_api_tier_that_is_refused_is_out_for_the_row_and_not_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another replica would be refused too, and a fallback may answer."""
 
     async def refused() -> tuple[Asked, Here]:
         plan = plan_of(tmp_path)
         here = Here(plan)
-        here.tier._is_called = True
+        here.tier._key = ""
+        monkeypatch.setattr("actors.online_tier._key_of", lambda _: "")
 
         async def fatal(*_: Any) -> Any:
             raise RunFailure("status 403: sk-secret")
@@ -413,6 +416,11 @@ def test_an_api_tier_that_is_refused_is_out_for_the_row_and_not_broken(tmp_path:
     assert (asked.row["status"], asked.row["error_kind"]) == ("error", "unavailable")
     assert "sk-secret" not in asked.row["error"]
     assert here.tier.failure is None
+    # Its key has been changed since it began: the next replica will read it.
+    here.tier._key = "old"
+    with pytest.raises(RunFailure):
+        asyncio.run(here.tier.turn(Request([], {}), "name", None))
+    assert here.tier.failure is not None
 
 
 def test_a_waiter_gets_the_form_that_it_asked_for(tmp_path: Path) -> None:

@@ -130,7 +130,7 @@ class VLLMEngine:
             try:
                 answer = await self._generate(generation)
             finally:
-                del self._generations[id(request)]
+                self._generations.pop(id(request), None)
             if answer.problem is None:
                 admitted.answered(answer.usage.completion_tokens // prepared.choices)
             return answer

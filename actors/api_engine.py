@@ -191,6 +191,9 @@ class APIEngine(APIRows):
         return self._connection.without_key(text)
 
 
+_NOTHING = Usage()
+
+
 class _Tries:
     """One row's tries: how many, since when, and what those without an answer cost.
 
@@ -219,6 +222,8 @@ class _Tries:
 
     def paid(self, answer: Answer) -> Answer:
         """The row's answer, with what all its tries cost."""
+        if self.number == 1 and self._usage == _NOTHING:
+            return answer
         self.spent(answer.usage)
         return replace(answer, usage=self._usage, attempts=self.number)
 

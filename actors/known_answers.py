@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.requests import Request
 from pipelines.route_plan import known_key
-from pipelines.schema import patch
+from pipelines.schema import patch, rows_at
 from pipelines.waiting import undecided_rows
 
 SERVED = (
@@ -31,7 +31,7 @@ class KnownAnswers:
         shareable = table["_shareable"].to_pylist()
         at = [row for row in undecided_rows(table) if shareable[row]]
         names = [name for name in self._keyed_by if name in table.column_names]
-        rows = table.select(["_request", *names]).take(at).to_pylist()
+        rows = rows_at(table.select(["_request", *names]), at).to_pylist()
         found = {
             place: known
             for place, row in zip(at, rows, strict=True)

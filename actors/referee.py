@@ -9,7 +9,7 @@ import pyarrow as pa
 from pipelines.cascade import ANSWER, CUT_SHORT, Done, Given, Ladder, Next
 from pipelines.errors import ErrorKind
 from pipelines.requests import Request
-from pipelines.schema import BEYOND_TEXT, patch
+from pipelines.schema import BEYOND_TEXT, patch, rows_at
 from pipelines.tier import Tier
 
 _ANSWER = (
@@ -48,12 +48,13 @@ class Referee:
             if self._tier.fallback is None:
                 return table
             # Nothing but an outage concerns such a tier; most blocks have none.
-            kinds = table["error_kind"].take(at).to_pylist()
+            kinds = rows_at(table.select(["error_kind"]), at)["error_kind"].to_pylist()
             at = [place for place, kind in zip(at, kinds, strict=True) if kind == _OUT]
         label = self._ladder.label if self._ladder else None
-        rows = table.select(["row_id", "_request", *_ANSWER, *_PLACE]).take(at).to_pylist()
-        has_labels = label in table.column_names
-        labels = table[label].take(at).to_pylist() if has_labels else [None] * len(rows)
+        rows = rows_at(table.select(["row_id", "_request", *_ANSWER, *_PLACE]), at).to_pylist()
+        labels = [None] * len(rows)
+        if label is not None and label in table.column_names:
+            labels = rows_at(table.select([label]), at)[label].to_pylist()
         changed = {
             place: new
             for place, row, right in zip(at, rows, labels, strict=True)

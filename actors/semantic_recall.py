@@ -16,7 +16,7 @@ from actors.in_flight import Arrival, Lead
 from actors.recall import answer_columns
 from pipelines.cache_entries import CachedAnswer, Candidate
 from pipelines.requests import Request
-from pipelines.schema import patch
+from pipelines.schema import patch, rows_at
 from pipelines.semantic import Question, question_of
 from pipelines.waiting import undecided_rows
 from pipelines.wrong_hits import Action, decide
@@ -128,7 +128,7 @@ class SemanticRecall:
         columns = [name for name in self._keyed_by if name in table.column_names]
         wanted = table.select(["row_id", "request_key", "_request", "_shareable", *columns])
         found = []
-        for place, row in zip(at, wanted.take(at).to_pylist(), strict=True):
+        for place, row in zip(at, rows_at(wanted, at).to_pylist(), strict=True):
             values = {name: row.get(name) for name in self._keyed_by}
             request = Request.from_json(row["_request"])
             question = question_of(request, self._policy, values, self._defaults)

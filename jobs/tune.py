@@ -25,6 +25,7 @@ from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.replicas import cpu_engines, fitted
+from pipelines.schema import rows_at
 from pipelines.storage import open_filesystem
 from pipelines.tier import VLLM, Tier
 from pipelines.tuning import TuningPlan, find_plan, load_plans, save_plan
@@ -91,7 +92,8 @@ def sample_requests(plan: Plan, tier: Tier, rows: int) -> list[str]:
     requests: list[str] = []
     for block in plan.blocks:
         table = router.route(read_block(block, plan.dialect, plan.schema, plan.policy, fs))
-        requests += table["_request"].take(rows_for_tier(table, tier.name)).to_pylist()
+        own = rows_at(table.select(["_request"]), rows_for_tier(table, tier.name))
+        requests += own["_request"].to_pylist()
         if len(requests) >= rows:
             break
     if not requests:

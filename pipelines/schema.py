@@ -186,6 +186,12 @@ def patch(table: pa.Table, at: Sequence[int], values: Mapping[str, Sequence[obje
     return table
 
 
+def rows_at(table: pa.Table, at: Sequence[int]) -> pa.Table:
+    """The rows at these positions, of which there may be none: Arrow cannot tell what an empty list
+    is a list of."""
+    return table.take(pa.array(at, pa.int64()))
+
+
 def _replaced(old: pa.Array, mask: np.ndarray, new: pa.Array) -> pa.Array:
     if not pa.types.is_nested(old.type):
         return pc.replace_with_mask(old, pa.array(mask), new)

@@ -119,8 +119,6 @@ class APIEngine(APIRows):
                 shown = self._shown(problem)
                 return row.paid(Answer(problem=RowProblem(outcome.kind, shown)))
             await asyncio.sleep(pause)
-            if row.given_up:
-                return row.paid(Answer(problem=GIVEN_UP))
 
     async def _try(self, content: bytes, row: "_Tries") -> Answer | Fault:
         """One try, once a slot, the breaker and the rate limit let it go."""

@@ -62,7 +62,9 @@ class Flight:
             self._task.cancel()
         else:
             self.stop()
-            asyncio.get_running_loop().call_later(_PATIENCE_S, self._task.cancel)
+            patience = asyncio.get_running_loop().call_later(_PATIENCE_S, self._task.cancel)
+            # It would keep what has ended in memory for as long.
+            self._task.add_done_callback(lambda _: patience.cancel())
 
     def cancel(self) -> None:
         self._task.cancel()

@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from bench.peers import ENGINE_ARGS, read_rows
 MIXES = {"small": (4000, 16), "long": (400, 200)}
 PLAIN = (2000, 16)
 PEERS = {"LLM.generate": "generate", "ray.data.llm": "ray_data_llm", "vllm run-batch": "run_batch"}
+STEADY_PEERS = ("LLM.generate", "ray.data.llm")
 
 
 def write_mix(path: Path, rows: int, tokens: int) -> None:
@@ -78,9 +81,20 @@ def run_ours(path: Path, folder: Path, engine: dict[str, Any], **settings: Any) 
     return summary
 
 
-def rate(path: Path, model: str, folder: Path) -> float:
+@dataclass(frozen=True)
+class Setting:
+    """What all engines have in common, and whom ours is measured beside."""
+
+    model: str
+    engine_args: dict[str, Any]
+    num_gpus: float
+    peers: Sequence[str]
+
+
+def rate(path: Path, setting: Setting, folder: Path) -> float:
     """Rows a second of the main job, from its engine's first request to its last answer."""
-    summary = run_ours(path, folder, {"model": model, "engine_args": ENGINE_ARGS})
+    engine = {"model": setting.model, "engine_args": setting.engine_args}
+    summary = run_ours(path, folder, engine, num_gpus=setting.num_gpus)
     (engine,) = summary["engines"]
     return summary["ok"] / engine["active_s"]
 
@@ -90,33 +104,32 @@ def peer(name: str, paths: list[Path], model: str, *options: str) -> dict[str, A
     return run_json([*command, *options])
 
 
-def rates_of(name: str, paths: list[Path], model: str) -> list[float]:
-    seconds = peer(name, paths, model)["seconds"]
+def rates_of(name: str, paths: list[Path], setting: Setting) -> list[float]:
+    options = ["--engine-args", json.dumps(setting.engine_args)]
+    seconds = peer(name, paths, setting.model, *options)["seconds"]
     return [len(read_rows(str(p))) / s for p, s in zip(paths, seconds, strict=True)]
 
 
-def steady(model: str, repeats: int, folder: Path) -> dict[str, Any]:
+def steady(setting: Setting, repeats: int, times: int, folder: Path) -> dict[str, Any]:
     rates: dict[str, list[float]] = {}
     paths = {name: folder / f"{name}.jsonl" for name in MIXES}
     for name, (rows, tokens) in MIXES.items():
-        write_mix(paths[name], rows, tokens)
+        write_mix(paths[name], times * rows, tokens)
     for _ in range(repeats):
-        for name, path in paths.items():
-            rates.setdefault(f"ours {name}", []).append(rate(path, model, folder))
-        both = rates_of("generate", list(paths.values()), model)
-        for name, value in zip(paths, both, strict=True):
-            rates.setdefault(f"LLM.generate {name}", []).append(value)
-        small = rates_of("ray_data_llm", [paths["small"]], model)
-        rates.setdefault("ray.data.llm small", []).extend(small)
+        for mix, path in paths.items():
+            rates.setdefault(f"ours {mix}", []).append(rate(path, setting, folder))
+        for name in setting.peers:
+            measured = rates_of(PEERS[name], list(paths.values()), setting)
+            for mix, value in zip(paths, measured, strict=True):
+                rates.setdefault(f"{name} {mix}", []).append(value)
     show(rates, "rows/s")
-    return {
-        "ours_rps": round(statistics.median(rates["ours small"]), 1),
-        "generate_rps": round(statistics.median(rates["LLM.generate small"]), 1),
-        "ray_data_llm_rps": round(statistics.median(rates["ray.data.llm small"]), 1),
-        "vs_generate": ratio(rates["ours small"], rates["LLM.generate small"]),
-        "vs_generate_long": ratio(rates["ours long"], rates["LLM.generate long"]),
-        "vs_ray_data_llm": ratio(rates["ours small"], rates["ray.data.llm small"]),
+    ours = {f"ours_{mix}_rps": statistics.median(rates[f"ours {mix}"]) for mix in paths}
+    over = {
+        f"{PEERS[name]}_{mix}": ratio(rates[f"ours {mix}"], rates[f"{name} {mix}"])
+        for name in setting.peers
+        for mix in paths
     }
+    return {name: round(value, 1) for name, value in ours.items()} | {"ours_over": over}
 
 
 def plain(model: str, repeats: int, folder: Path) -> dict[str, Any]:
@@ -159,11 +172,31 @@ def show(values: dict[str, list[float]], unit: str) -> None:
 @click.option("--model", default="demo/models/large", show_default=True)
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--steady", "only_steady", is_flag=True, help="Leave start-up out.")
+@click.option("--engine-args", default="{}", help="With --steady: JSON, for all engines.")
+@click.option("--num-gpus", default=0.0, help="With --steady: of our tier.")
+@click.option("--times", default=1, help="With --steady: so many times as many rows.")
+@click.option(
+    "--peer", "peers", type=click.Choice(STEADY_PEERS), multiple=True, default=STEADY_PEERS
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on standard output.")
-def main(model: str, repeats: int, only_steady: bool, as_json: bool) -> None:
+def main(
+    model: str,
+    repeats: int,
+    only_steady: bool,
+    engine_args: str,
+    num_gpus: float,
+    times: int,
+    peers: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Take turns REPEATS times; the ratios are medians of those within a turn."""
     with tempfile.TemporaryDirectory() as folder:
-        result = (steady if only_steady else plain)(model, repeats, Path(folder))
+        if only_steady:
+            arguments = json.loads(engine_args) or ENGINE_ARGS
+            setting = Setting(model, arguments, num_gpus, peers)
+            result = steady(setting, repeats, times, Path(folder))
+        else:
+            result = plain(model, repeats, Path(folder))
     click.echo(json.dumps(result, indent=None if as_json else 1))
 
 

@@ -8,6 +8,7 @@ the median times to the first text. `throughput_ratio`: requests a second with a
 the engine takes, ours over theirs; the median of the rounds' ratios. `cached_p50_ms`: the same
 request again. `overload_errors`: answers but 200 and 429 while twice as many requests come as are
 answered at saturation; and how much the memory of the endpoint's processes grows meanwhile.
+On a GPU both engines share it: `--num-gpus 0.5`, and a model of `bench.shapes`.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from operator import truediv
 from pathlib import Path
@@ -35,7 +37,12 @@ import click
 import psutil
 import yaml
 
-SEQS, CONTEXT, TOKENS = 64, 512, 32
+ENGINE_ARGS = {
+    "dtype": "bfloat16",
+    "enforce_eager": True,
+    "max_model_len": 512,
+    "max_num_seqs": 64,
+}
 _START_S = 240
 _numbers = count()
 
@@ -74,9 +81,9 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def our_command(folder: Path, model: str, port: int) -> list[str]:
-    sizes = {"max_num_seqs": SEQS, "max_model_len": CONTEXT}
-    arguments = {"dtype": "bfloat16", "enforce_eager": True, **sizes}
+def our_command(
+    folder: Path, model: str, port: int, arguments: dict[str, Any], num_gpus: float
+) -> list[str]:
     config = {
         "input": {"path": "none.jsonl"},
         "output": {"path": str(folder / "out")},
@@ -85,24 +92,32 @@ def our_command(folder: Path, model: str, port: int) -> list[str]:
                 "name": "only",
                 "engine": {"kind": "vllm", "model": model, "engine_args": arguments},
                 "billing": {"kind": "provisioned", "usd_per_replica_hour": 1.0},
+                "num_gpus": num_gpus,
             }
         ],
         "route": {"policy": "fixed", "tier": "only"},
         "response_cache": {"path": str(folder / "cache")},
         "sampling": {"temperature": 0.0},
-        "serve": {"port": port, "data_dir": str(folder / "data"), "max_queued": SEQS},
+        "serve": {
+            "port": port,
+            "data_dir": str(folder / "data"),
+            "max_queued": arguments["max_num_seqs"],
+        },
     }
     path = folder / "serve.yaml"
     path.write_text(yaml.safe_dump(config))
     return [sys.executable, "-m", "jobs.cli", "serve", str(path)]
 
 
-def their_command(model: str, port: int) -> list[str]:
+def their_command(model: str, port: int, arguments: dict[str, Any]) -> list[str]:
+    flags = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}")
+        for name, value in arguments.items()
+    ]
     return [
         sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model,
         "--served-model-name", "only", "--host", "127.0.0.1", "--port", str(port),
-        "--dtype", "bfloat16", "--enforce-eager", "--max-model-len", str(CONTEXT),
-        "--max-num-seqs", str(SEQS), "--no-enable-log-requests", "--disable-uvicorn-access-log",
+        "--no-enable-log-requests", "--disable-uvicorn-access-log", *flags,
     ]  # fmt: skip
 
 
@@ -129,11 +144,22 @@ async def first_text_s(session: aiohttp.ClientSession, url: str) -> float:
     return first - began
 
 
-async def per_second(session: aiohttp.ClientSession, url: str, requests: int) -> float:
-    turns = asyncio.Semaphore(SEQS)
+@dataclass(frozen=True)
+class Load:
+    """Requests of so many tokens, so many at once."""
+
+    at_once: int
+    tokens: int
+
+    def request(self) -> dict[str, Any]:
+        return body(fresh(), max_tokens=self.tokens, ignore_eos=True)
+
+
+async def per_second(session: aiohttp.ClientSession, url: str, requests: int, load: Load) -> float:
+    turns = asyncio.Semaphore(load.at_once)
 
     async def one() -> None:
-        asked = body(fresh(), max_tokens=TOKENS, ignore_eos=True)
+        asked = load.request()
         async with turns, session.post(f"{url}/v1/chat/completions", json=asked) as response:
             response.raise_for_status()
             await response.read()
@@ -157,13 +183,13 @@ async def cached_s(session: aiohttp.ClientSession, url: str, requests: int) -> l
 
 
 async def overloaded(
-    session: aiohttp.ClientSession, url: str, a_second: float, seconds: float
+    session: aiohttp.ClientSession, url: str, a_second: float, seconds: float, load: Load
 ) -> Counter[str]:
     """What came of requests that come so often, whether they are answered or not."""
     outcomes: Counter[str] = Counter()
 
     async def one() -> None:
-        asked = body(fresh(), max_tokens=TOKENS, ignore_eos=True)
+        asked = load.request()
         try:
             async with session.post(f"{url}/v1/chat/completions", json=asked) as response:
                 await response.read()
@@ -195,7 +221,7 @@ def memory_mb(pid: int) -> float:
 
 
 async def measured(
-    ours: str, theirs: str, rounds: int, requests: int, overload_s: float, pid: int
+    ours: str, theirs: str, rounds: int, requests: int, overload_s: float, pid: int, load: Load
 ) -> dict[str, Any]:
     first: dict[str, list[float]] = {ours: [], theirs: []}
     rates: dict[str, list[float]] = {ours: [], theirs: []}
@@ -203,15 +229,15 @@ async def measured(
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         for url in (ours, theirs):
-            await per_second(session, url, SEQS)
+            await per_second(session, url, load.at_once, load)
         for number in range(rounds):
             # Each goes first in half of the rounds: what the machine does besides hits both alike.
             for url in (ours, theirs) if number % 2 else (theirs, ours):
                 first[url] += [await first_text_s(session, url) for _ in range(15)]
-                rates[url].append(await per_second(session, url, requests))
+                rates[url].append(await per_second(session, url, requests, load))
         cached = await cached_s(session, ours, 100)
         before = memory_mb(pid)
-        outcomes = await overloaded(session, ours, 2 * median(rates[ours]), overload_s)
+        outcomes = await overloaded(session, ours, 2 * median(rates[ours]), overload_s, load)
         grown = memory_mb(pid) - before
     wrong = {name: n for name, n in outcomes.items() if name not in ("200", "429")}
     return {
@@ -228,20 +254,34 @@ async def measured(
 
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
+@click.option("--engine-args", default="{}", help="JSON, for both engines")
+@click.option("--num-gpus", default=0.0, show_default=True, help="of a GPU, for our tier")
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--requests", default=512, show_default=True, help="of each turn at saturation")
+@click.option("--tokens", default=32, show_default=True, help="of each answer at saturation")
 @click.option("--overload-s", default=60.0, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
-def main(model: str, rounds: int, requests: int, overload_s: float, as_json: bool) -> None:
+def main(
+    model: str,
+    engine_args: str,
+    num_gpus: float,
+    rounds: int,
+    requests: int,
+    tokens: int,
+    overload_s: float,
+    as_json: bool,
+) -> None:
     """Measure the endpoint beside vLLM's own server; the first of each pair is ours."""
+    arguments = json.loads(engine_args) or ENGINE_ARGS
+    load = Load(arguments["max_num_seqs"], tokens)
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder, ours, theirs = Path(name), free_port(), free_port()
-        command = our_command(folder, model, ours)
+        command = our_command(folder, model, ours, arguments, num_gpus)
         pid = stack.enter_context(running(command, ours, "/ready", folder / "ours.log"))
-        command = their_command(model, theirs)
+        command = their_command(model, theirs, arguments)
         stack.enter_context(running(command, theirs, "/health", folder / "theirs.log"))
         urls = (f"http://127.0.0.1:{ours}", f"http://127.0.0.1:{theirs}")
-        result = asyncio.run(measured(*urls, rounds, requests, overload_s, pid))
+        result = asyncio.run(measured(*urls, rounds, requests, overload_s, pid, load))
     if as_json:
         click.echo(json.dumps(result))
         return

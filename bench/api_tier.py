@@ -18,10 +18,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
+from operator import truediv
 from statistics import median
 from typing import Any
 from urllib.request import urlopen
 
+import aiohttp
 import click
 
 from actors.api_engine import APIEngine
@@ -77,15 +79,35 @@ def answered(url: str, prompts: list[str], **fields: Any) -> tuple[float, list[A
     return asyncio.run(run())
 
 
+def bare(url: str, prompts: list[str]) -> float:
+    """Seconds for the same by aiohttp alone: what this machine and the stand-in take for it."""
+
+    async def run() -> float:
+        turns = asyncio.Semaphore(IN_FLIGHT)
+
+        async def one(text: str) -> None:
+            asked = {"model": "m", "messages": [{"role": "user", "content": text}]}
+            async with turns, session.post(f"{url}/v1/chat/completions", json=asked) as response:
+                await response.json()
+
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector) as session:
+            started = time.monotonic()
+            await asyncio.gather(*(one(text) for text in prompts))
+            return time.monotonic() - started
+
+    return asyncio.run(run())
+
+
 def lost(prompts: list[str], answers: list[Answer]) -> int:
     pairs = zip(prompts, answers, strict=True)
     return sum(answer.response != text.upper() for text, answer in pairs)
 
 
 def timed(rows: int, runs: int) -> dict[str, Any]:
-    """The median of a few runs without faults."""
+    """The median of a few runs without faults, in turns with a client that does nothing else."""
     ideal = ceil(rows / IN_FLIGHT) * LATENCY_S
-    prompts, seconds, cpu = texts(rows), [], []
+    prompts, seconds, cpu, bare_s = texts(rows), [], [], []
     for _ in range(runs):
         with served(latency_s=LATENCY_S) as url:
             began = time.process_time()
@@ -93,11 +115,15 @@ def timed(rows: int, runs: int) -> dict[str, Any]:
             cpu.append((time.process_time() - began) / rows * 1e3)
             assert lost(prompts, answers) == 0
             seconds.append(took)
+        with served(latency_s=LATENCY_S) as url:
+            bare_s.append(bare(url, prompts))
     return {
         "ideal_s": round(ideal, 3),
         "seconds": [round(s, 3) for s in seconds],
         "cpu_ms_per_request": round(median(cpu), 3),
         "ideal_ratio": round(median(seconds) / ideal, 3),
+        "bare_ideal_ratio": round(median(bare_s) / ideal, 3),
+        "over_bare": round(median(map(truediv, seconds, bare_s)), 3),
     }
 
 

@@ -11,7 +11,7 @@ from pipelines.admission import (
     AdmissionLimit,
     LengthEstimates,
     Ticket,
-    WaitingRoom,
+    WaitingRooms,
     prefix_of,
 )
 from pipelines.requests import Request
@@ -24,7 +24,7 @@ _WINDOW = 4
 
 
 class Admission:
-    """Lets requests into an engine in the order of `WaitingRoom`.
+    """Lets requests into an engine in the order of `WaitingRooms`.
 
     Lives on one event loop, where nothing happens between two awaits.
 
@@ -35,7 +35,7 @@ class Admission:
     def __init__(self, default_max_tokens: int | None) -> None:
         # Nobody goes in before the engine has told how many it holds.
         self.limit = AdmissionLimit(0)
-        self._room = WaitingRoom(0)
+        self._rooms = WaitingRooms()
         self._lengths = LengthEstimates()
         self._default_max_tokens = default_max_tokens
         self._numbers = count()
@@ -46,12 +46,12 @@ class Admission:
 
     def open(self, max_num_seqs: int) -> None:
         self.limit = AdmissionLimit(max_num_seqs)
-        self._room.window = _WINDOW * max_num_seqs
+        self._rooms.window = _WINDOW * max_num_seqs
         self._let_in_soon()
 
     @property
     def waiting(self) -> int:
-        return len(self._room)
+        return len(self._rooms)
 
     @property
     def free(self) -> int:
@@ -64,7 +64,7 @@ class Admission:
         least = request.sampling.get("min_tokens", 0)
         expected = self._lengths.expected(prefix, limit, least)
         admitted: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._room.add(Ticket(expected, next(self._numbers), prefix, request, admitted))
+        self._rooms.add(Ticket(expected, next(self._numbers), prefix, request, admitted))
         self._let_in_soon()
         try:
             answer = await admitted
@@ -99,11 +99,11 @@ class Admission:
 
     def lend_half(self) -> list[Ticket]:
         """Half of those that wait, to be answered elsewhere; `bring_back` those that are not."""
-        return self._room.pop_half()
+        return self._rooms.pop_half()
 
     def bring_back(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
-            self._room.add(ticket)
+            self._rooms.add(ticket)
         self._let_in_soon()
 
     def _max_tokens(self, request: Request) -> int | None:
@@ -118,8 +118,8 @@ class Admission:
 
     def _let_in(self) -> None:
         self._called = False
-        while self._inside < self.limit.handed and len(self._room):
-            ticket = self._room.pop()
+        while len(self._rooms) and self._inside < self.limit.places(self._rooms.priority):
+            ticket = self._rooms.pop()
             if not ticket.admitted.done():
                 self._inside += 1
                 ticket.admitted.set_result(None)

@@ -39,8 +39,14 @@ class Flight:
         """The row when it is done. Raises what its work raised."""
         return await asyncio.shield(self._task)
 
-    async def said(self) -> AsyncIterator[Piece]:
-        """The pieces from the first on, until there are no more."""
+    async def said(self, until: float) -> AsyncIterator[Piece]:
+        """The pieces from the first on, until there are no more.
+
+        Args:
+            until: by the loop's clock.
+
+        Raises: TimeoutError when it is past that.
+        """
         at = 0
         while True:
             while at < len(self.pieces):
@@ -49,7 +55,8 @@ class Flight:
             if self._task.done():
                 return
             self._changed.clear()
-            await self._changed.wait()
+            async with asyncio.timeout_at(until):
+                await self._changed.wait()
 
     def pays(self) -> bool:
         """Whether who asks is the one that pays for the work: the first to leave with it."""

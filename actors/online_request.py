@@ -81,6 +81,7 @@ class Asked:
     stream: bool
     row: Row
     traceparent: str | None = None
+    priority: int = 0
     began: float = field(default_factory=time.monotonic)
     first: float | None = None
     price: Price | None = None

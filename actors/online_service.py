@@ -5,6 +5,7 @@ import logging
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from actors.engine import Say
@@ -138,8 +139,11 @@ class Service:
         tier = row["tier"]
         referee = self._policies.referees[tier]
         asks = Request.from_json(row["_asked"]) if row["_asked"] else row["_parsed"]
-        request = self._policies.bounded(asks)
+        request = replace(self._policies.bounded(asks), priority=asked.priority)
         heard = flight.say if asked.stream and referee.may_stream(row) else None
+        # Who has paid for one tier's answer is not turned away at the next.
+        if not row["_work"] and self._is_full(tier, asked.priority):
+            raise Overloaded
         told = await self._turn(tier, request, heard, flight)
         # What was paid is paid, also by who has hung up.
         flight.progress = row = {**row, **told, "_work": [*(row["_work"] or ()), *told["_work"]]}
@@ -148,9 +152,12 @@ class Service:
             raise asyncio.CancelledError
         return row
 
+    def _is_full(self, tier: str, priority: int) -> bool:
+        """The second half of the queue is for those of the first priority."""
+        queued = self._queued // 2 if priority else self._queued
+        return self._at[tier] >= self._slots[tier] + queued
+
     async def _turn(self, tier: str, request: Request, say: Say | None, flight: Flight) -> Row:
-        if self._at[tier] >= self._slots[tier] + self._queued:
-            raise Overloaded
         self._at[tier] += 1
         said: list[bool] = []
         calls, name = self._tiers[tier], uuid.uuid4().hex

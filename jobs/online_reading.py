@@ -35,6 +35,9 @@ class Envelope(BaseModel):
     user: str | None = None
     store: bool | None = None
     service_tier: str | None = None
+    priority: int = Field(
+        0, ge=0, lt=2**31, description="the larger waits for the smaller, and leaves slots free"
+    )
 
     @property
     def wanted(self) -> str:

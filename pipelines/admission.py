@@ -18,6 +18,8 @@ _PREFIX_CHARS = 256
 """Shared text shorter than this is not worth grouping: less than an engine's cache block."""
 _HEADROOM = 1.125
 """Requests handed to the engine per request that it runs, so that a slot never waits for us."""
+_KEPT_FREE = 1 / 8
+"""Of an engine's slots, those that requests with a lower priority than the first leave free."""
 _PREFIXES_KEPT = 1 << 14
 _ASSUMED_TOKENS = 1 << 10
 """What an answer without any limit is expected to have, until answers have been seen."""
@@ -106,6 +108,48 @@ class WaitingRoom:
         return both[1::2]
 
 
+class WaitingRooms:
+    """One room for each priority. Who is in a later one waits until all before it are empty.
+
+    Attributes:
+        window: of each room.
+    """
+
+    def __init__(self) -> None:
+        self.window = 0
+        self._rooms: dict[int, WaitingRoom] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._rooms.values()))
+
+    @property
+    def priority(self) -> int:
+        """Of the next request; there must be one."""
+        return min(self._rooms)
+
+    def add(self, ticket: Ticket) -> None:
+        room = self._rooms.setdefault(ticket.request.priority, WaitingRoom(self.window))
+        room.add(ticket)
+
+    def pop(self) -> Ticket:
+        room = self._opened(self.priority)
+        ticket = room.pop()
+        if not len(room):
+            del self._rooms[ticket.request.priority]
+        return ticket
+
+    def pop_half(self) -> list[Ticket]:
+        """Half of each room."""
+        halves = [self._opened(priority).pop_half() for priority in self._rooms]
+        self._rooms = {priority: room for priority, room in self._rooms.items() if len(room)}
+        return [ticket for half in halves for ticket in half]
+
+    def _opened(self, priority: int) -> WaitingRoom:
+        room = self._rooms[priority]
+        room.window = self.window
+        return room
+
+
 class LengthEstimates:
     """How long answers turn out, from those that the run has seen of the same prefix."""
 
@@ -173,6 +217,16 @@ class AdmissionLimit:
     def handed(self) -> int:
         """Requests to hand to the engine: those that it runs and a few that stand ready."""
         return int(self.num_seqs * _HEADROOM) + 1 if self._open else 0
+
+    def places(self, priority: int) -> int:
+        """How many may be inside for one more of this priority to go in.
+
+        A later one never stands ready in front of the engine, where it could not be overtaken,
+        and leaves slots free: who comes with the first priority starts at once.
+        """
+        if not priority:
+            return self.handed
+        return max(int(self.num_seqs * (1 - _KEPT_FREE)), 1) if self._open else 0
 
     def answered(self) -> None:
         self._size = min(self._size + 1 / self._size, self._ceiling)

@@ -19,7 +19,7 @@ from pipelines.requests import NESTED_FIELDS, REQUEST_FIELDS, TEXT_FIELDS, Reque
 from pipelines.schema import TRAVELLING, empty_columns, patch
 
 # Fields of an OpenAI-batch body that cannot change an answer, and model, which is the tier.
-_IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model"}
+_IGNORED_BODY_FIELDS = {"user", "metadata", "store", "service_tier", "stream", "model", "priority"}
 _TEXT_MEMBERS = {
     "/v1/chat/completions": "messages",
     "/v1/completions": "prompt",

@@ -139,11 +139,13 @@ class Request:
         messages: role and content of each turn, oldest first.
         sampling: the fields that the row itself gave; the run's defaults are not mixed in.
         tier: the tier that the row asked for by name, or None.
+        priority: in front of an engine the larger waits for the smaller; changes no answer.
     """
 
     messages: list[dict[str, Any]]
     sampling: dict[str, Any]
     tier: str | None = None
+    priority: int = 0
 
     @property
     def last_user_text(self) -> str:
@@ -159,12 +161,12 @@ class Request:
         return temperature == 0 or seed is not None
 
     def to_json(self) -> str:
-        return json.dumps([self.messages, self.sampling, self.tier], ensure_ascii=False)
+        last = [self.priority] if self.priority else []
+        return json.dumps([self.messages, self.sampling, self.tier, *last], ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Request":
-        messages, sampling, tier = json.loads(text)
-        return cls(messages, sampling, tier)
+        return cls(*json.loads(text))
 
 
 def text_of(content: Any) -> str:

@@ -353,3 +353,28 @@ def test_a_new_configuration_takes_over_without_losing_a_request(served: RunConf
     content = json.dumps(ask("x" * 25_000, "strong")).encode()
     reply = httpx.post(f"{url(served)}/chat/completions", content=content, timeout=30)
     assert reply.status_code == 200
+
+
+def test_a_tier_scales_to_nothing_and_comes_back_when_it_is_asked(served: RunConfig) -> None:
+    def runs() -> bool:
+        with contextlib.suppress(LookupError):
+            return bool(replica("-tier-strong"))
+        return False
+
+    def gone() -> bool:
+        deadline = time.monotonic() + 60
+        while runs() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return not runs()
+
+    folder, port = Path(served.input.path).parent, served.serve.port
+    raw = config_of(folder, port, "online-cache", idle_s=1, drain_s=1).model_dump(mode="json")
+    raw["tiers"][1]["replicas"] = {"min": 0, "max": 1}
+    deploy(RunConfig.model_validate(raw))
+    for words in ("wake up", "once more"):
+        assert gone()
+        assert httpx.get(f"{url(served)[:-3]}/ready").status_code == 200
+        # Nobody is refused meanwhile: the first waits until the model is loaded.
+        answer = sync_client(served).chat.completions.create(**ask(words, "strong"), timeout=60)
+        assert answer.choices[0].message.content == words.upper()
+        assert runs()

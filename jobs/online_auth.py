@@ -1,6 +1,7 @@
 """Who asks: the dependency of every route that needs a key."""
 
 from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -13,11 +14,13 @@ Authenticate = Callable[[Request], Awaitable[None]]
 def authenticate_with(tenants: Tenants | None) -> Authenticate:
     """Sets `request.state.tenant` and `.admin`, or refuses with 401.
 
-    Without tenants everybody is nobody in particular, and may do everything.
+    Without tenants everybody is nobody in particular, and may do everything; but not as the page of
+    another site, whose browser sends plain text unasked and only hides the answer.
     """
 
     async def authenticate(request: Request) -> None:
         if tenants is None:
+            _refuse_other_sites(request)
             request.state.tenant, request.state.admin = None, True
             return
         found = tenants.authenticate(request.headers.get("authorization"))
@@ -31,3 +34,14 @@ def authenticate_with(tenants: Tenants | None) -> Authenticate:
         request.state.tenant, request.state.admin = found.tenant, found.admin
 
     return authenticate
+
+
+def _refuse_other_sites(request: Request) -> None:
+    origin = request.headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+        raise ApiError(
+            403,
+            "pages of other sites may not ask here; give the endpoint tenants, and ask with a key",
+            "invalid_request_error",
+            code="foreign_origin",
+        )

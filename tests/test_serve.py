@@ -235,6 +235,19 @@ def test_a_path_names_all_methods_that_it_takes(served: RunConfig) -> None:
     assert (reply.status_code, reply.headers["allow"]) == (405, "GET, POST")
 
 
+def test_pages_of_other_sites_may_not_ask(served: RunConfig) -> None:
+    """A browser sends plain text to anybody without asking, and only hides the answer."""
+
+    def status(origin: str) -> int:
+        headers = {"origin": origin, "content-type": "text/plain"}
+        content = json.dumps(ask("from a page", "strong"))
+        own = httpx.post(f"{url(served)}/chat/completions", headers=headers, content=content)
+        return own.status_code
+
+    assert status(url(served)[:-3]) == 200
+    assert [status(origin) for origin in ("https://example.org", "null")] == [403, 403]
+
+
 def test_a_deadline_ends_a_request(served: RunConfig) -> None:
     headers = {"x-nightmill-deadline-s": "0.3"}
     content = json.dumps(ask("too slow", "strong")).encode()

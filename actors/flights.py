@@ -14,6 +14,10 @@ _PATIENCE_S = 3600.0
 """For an answer that nobody waits for: a provider's is paid for when it comes."""
 
 
+class TooLate(Exception):
+    """The next piece did not come in time."""
+
+
 class Flight:
     """One request's work, done for as long as anybody waits for it.
 
@@ -45,7 +49,7 @@ class Flight:
         Args:
             until: by the loop's clock.
 
-        Raises: TimeoutError when it is past that.
+        Raises: TooLate when it is past that.
         """
         at = 0
         while True:
@@ -55,8 +59,11 @@ class Flight:
             if self._task.done():
                 return
             self._changed.clear()
-            async with asyncio.timeout_at(until):
-                await self._changed.wait()
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._changed.wait()
+            except TimeoutError:
+                raise TooLate from None
 
     def pays(self) -> bool:
         """Whether who asks is the one that pays for the work: the first to leave with it."""

@@ -102,7 +102,8 @@ class Service:
         """
         reserved = await self.books.admit(asked)
         shared = asked.row["_shareable"]
-        key = asked.row["request_key"] if shared else asked.row["row_id"]
+        # Who would wait less must not wait as long as who would wait more.
+        key = f"{asked.row['request_key' if shared else 'row_id']}/{asked.priority}"
         leaving = Leaving()
         try:
             async with self._flights.aboard(
@@ -141,8 +142,7 @@ class Service:
         asks = Request.from_json(row["_asked"]) if row["_asked"] else row["_parsed"]
         request = replace(self._policies.bounded(asks), priority=asked.priority)
         heard = flight.say if asked.stream and referee.may_stream(row) else None
-        # Who has paid for one tier's answer is not turned away at the next.
-        if not row["_work"] and self._is_full(tier, asked.priority):
+        if self._is_full(tier, asked.priority, paid=bool(row["_work"])):
             raise Overloaded
         told = await self._turn(tier, request, heard, flight)
         # What was paid is paid, also by who has hung up.
@@ -152,10 +152,11 @@ class Service:
             raise asyncio.CancelledError
         return row
 
-    def _is_full(self, tier: str, priority: int) -> bool:
-        """The second half of the queue is for those of the first priority."""
+    def _is_full(self, tier: str, priority: int, paid: bool) -> bool:
+        """The second half of the queue is for those of the first priority. Who has paid for one
+        tier's answer is turned away at the next only when half as many more wait."""
         queued = self._queued // 2 if priority else self._queued
-        return self._at[tier] >= self._slots[tier] + queued
+        return self._at[tier] >= self._slots[tier] + queued + (queued // 2 if paid else 0)
 
     async def _turn(self, tier: str, request: Request, say: Say | None, flight: Flight) -> Row:
         self._at[tier] += 1

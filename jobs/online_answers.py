@@ -73,10 +73,6 @@ class Speech:
         }
         self._said: dict[int, str] = {}
 
-    @property
-    def begun(self) -> bool:
-        return bool(self._said)
-
     def piece(self, piece: Piece) -> Iterator[dict[str, Any]]:
         yield from self._text(piece.choice, piece.text, piece.logprobs)
 

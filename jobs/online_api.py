@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
+from actors.flights import TooLate
 from actors.online_request import Asked, Refused, Unreachable
 from actors.online_service import Service
 from actors.online_tier import Overloaded, TierGone
@@ -18,6 +19,8 @@ from jobs.online_reading import Envelope, check_limit, deadline_of, fitted, read
 from pipelines.errors import RowProblem
 from pipelines.openai_batch import answer_body
 from pipelines.serve_config import Serve
+
+_DONE = "data: [DONE]\n\n"
 
 
 def api_router(service: Service, serve: Serve) -> APIRouter:
@@ -110,6 +113,7 @@ class _Api:
             except ApiError as error:
                 # The status is long told; a stream that breaks off would say nothing at all.
                 yield _event(error.body)
+                yield _DONE
             finally:
                 await events.aclose()
 
@@ -132,7 +136,7 @@ class _Api:
                 raise error_of(problem, self._serve.retry_after_s)
             for chunk in speech.end(answer_body(asked.row)):
                 yield _event(chunk)
-            yield "data: [DONE]\n\n"
+            yield _DONE
 
     def _asked(self, request: Request, url: str, body: dict[str, Any], told: Envelope) -> Asked:
         tenant = request.state.tenant
@@ -169,7 +173,7 @@ class _told:
             message, again = "a part of the endpoint is gone; try again", self._serve.retry_after_s
             code = "tier_unavailable" if isinstance(error, TierGone) else "unavailable"
             raise ApiError(503, message, "server_error", code, retry_after_s=again)
-        if isinstance(error, TimeoutError):
+        if isinstance(error, TooLate):
             raise _too_late("no whole answer in time")
 
 

@@ -1,7 +1,6 @@
 """Who asks: the dependency of every route that needs a key."""
 
 from collections.abc import Awaitable, Callable
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
@@ -38,10 +37,11 @@ def authenticate_with(tenants: Tenants | None) -> Authenticate:
 
 def _refuse_other_sites(request: Request) -> None:
     origin = request.headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+    if origin is not None and origin.partition("://")[2] != request.headers.get("host"):
         raise ApiError(
             403,
-            "pages of other sites may not ask here; give the endpoint tenants, and ask with a key",
+            "pages of other sites may not ask here; give the endpoint tenants and ask with a key, "
+            "or, behind a proxy, let it pass on the Host header",
             "invalid_request_error",
             code="foreign_origin",
         )

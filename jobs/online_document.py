@@ -30,7 +30,7 @@ class _Operation(NamedTuple):
     """Attributes:
     answer: the schema of the answer's JSON, or its media type.
     chunk: of its stream, if it has one.
-    errors: statuses beside 200, and 401 where a key is asked for.
+    errors: statuses beside 200, and those of who may not ask.
     body: the schema of the request's JSON.
     """
 
@@ -148,7 +148,7 @@ def _responses(means: _Operation) -> Iterator[tuple[str, Schema]]:
     yield "200", {"description": "OK", "content": content, "headers": {**ids, **told}}
     if means.answer == "Ready":
         yield "503", {"description": "Not yet", "content": content, "headers": ids}
-    for status in sorted({*means.errors, *(() if means.is_open else (401,))}):
+    for status in sorted({*means.errors, *(() if means.is_open else (401, 403))}):
         wrong = {"application/json": {"schema": _ref("ErrorBody")}}
         yield str(status), {"description": _phrase(status), "content": wrong, "headers": ids}
 

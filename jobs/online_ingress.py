@@ -213,7 +213,7 @@ def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
         config.serve,
         # What waits for an engine waits inside of it, which takes the next one the moment that it
         # can; Serve would offer it again and again, at intervals that grow to a second.
-        seqs(tier) + config.serve.max_queued,
+        seqs(tier) + 2 * config.serve.max_queued,
         {**options, **_STRAIGHT},
         busy=seqs(tier) / 2,
     )

@@ -95,7 +95,7 @@ class EmbeddingBody(BaseModel):
     lora: str | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    priority: Annotated[Count, Field(ge=0)] = 0
+    priority: Count = 0
 
 
 class Error(BaseModel):

@@ -141,7 +141,6 @@ class WaitingRooms:
     def pop_half(self) -> list[Ticket]:
         """Half of each room."""
         halves = [self._opened(priority).pop_half() for priority in self._rooms]
-        self._rooms = {priority: room for priority, room in self._rooms.items() if len(room)}
         return [ticket for half in halves for ticket in half]
 
     def _opened(self, priority: int) -> WaitingRoom:

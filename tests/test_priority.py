@@ -107,6 +107,25 @@ def test_batch_work_takes_only_half_of_the_queue(tmp_path: Path) -> None:
     ]
 
 
+def test_who_wants_it_now_does_not_wait_with_who_can_wait(tmp_path: Path) -> None:
+    async def answered() -> tuple[bool, bool]:
+        here = Here(plan_of(tmp_path, tiers=[tier("only", delay_s=0.3, max_num_seqs=1)]))
+
+        def ask(text: str, priority: int) -> asyncio.Future[object]:
+            one = here.asked(text)
+            one.priority = priority
+            return asyncio.ensure_future(here.answer(one))
+
+        later = [ask(text, LATER) for text in ("one", "two", "three")]
+        await asyncio.sleep(0.05)
+        await ask("three", 0)
+        told = later[2].done(), here.engine.admission.waiting > 0
+        await asyncio.gather(*later)
+        return told
+
+    assert asyncio.run(answered()) == (False, True)
+
+
 def test_a_body_states_its_priority_and_it_changes_no_answer(tmp_path: Path) -> None:
     async def sent(*bodies: dict[str, object]) -> tuple[list[int], list[int]]:
         plan = plan_of(tmp_path, tiers=[tier("only")])

@@ -30,11 +30,16 @@ class Admission:
 
     Args:
         default_max_tokens: the limit of a request that states none.
+
+    Attributes:
+        in_order: of one priority, who came first goes first. Where requests never end to come, the
+            order of a run would let a short one wait for all long ones that come after it.
     """
 
     def __init__(self, default_max_tokens: int | None) -> None:
         # Nobody goes in before the engine has told how many it holds.
         self.limit = AdmissionLimit(0)
+        self.in_order = False
         self._rooms = WaitingRooms()
         self._lengths = LengthEstimates()
         self._default_max_tokens = default_max_tokens
@@ -46,7 +51,7 @@ class Admission:
 
     def open(self, max_num_seqs: int) -> None:
         self.limit = AdmissionLimit(max_num_seqs)
-        self._rooms.window = _WINDOW * max_num_seqs
+        self._rooms.window = 1 if self.in_order else _WINDOW * max_num_seqs
         self._let_in_soon()
 
     @property

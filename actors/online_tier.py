@@ -62,6 +62,7 @@ class OnlineTier:
     ) -> None:
         self.failure: RunFailure | None = None
         self._engine, self._tier, self._key = engine, tier, _key_of(tier)
+        engine.admission.in_order = True
         self._turns: dict[str, tuple[Request, asyncio.Future[list[Answer | None]]]] = {}
         self._meter = _Standing()
         self._generator = Generator(

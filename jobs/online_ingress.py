@@ -212,8 +212,9 @@ def _tier(plan: OnlinePlan, tier: Tier, place: str) -> serve.Application:
         tier.replica_range,
         config.serve,
         # What waits for an engine waits inside of it, which takes the next one the moment that it
-        # can; Serve would offer it again and again, at intervals that grow to a second.
-        seqs(tier) + 2 * config.serve.max_queued,
+        # can; Serve would offer it again and again, at intervals that grow to a second. A half more
+        # for those who have paid for another tier's answer already.
+        seqs(tier) + config.serve.max_queued * 3 // 2,
         {**options, **_STRAIGHT},
         busy=seqs(tier) / 2,
     )

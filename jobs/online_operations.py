@@ -14,6 +14,7 @@ from actors.request_log import RequestLog
 from actors.tenancy import Tenants
 from actors.tracing import Tracing
 from jobs.batches_api import batches_router
+from jobs.files_api import files_router
 from jobs.online_auth import Authenticate, authenticate_with
 from jobs.online_watching import Health, page_router, watching_router
 from jobs.shared_operations import SharedCalls
@@ -52,7 +53,8 @@ class ReplicaOperations:
         data = Directory(str(folder), Storage())
         self.routers: list[APIRouter] = [
             watching_router(self.observer, health),
-            batches_router(data, operations.max_file_bytes),
+            files_router(data, operations.max_file_bytes),
+            batches_router(data),
         ]
         self.open_routers: list[APIRouter] = [page_router()]
 

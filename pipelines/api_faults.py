@@ -71,8 +71,7 @@ def status_fault(status: int, headers: Mapping[str, str], body: bytes, now: date
         return Fault("fatal", _FATAL.get(status, f"status {status}: moved; correct base_url"))
     if status == 402 or "insufficient_quota" in code:
         return Fault("outage", "the account has no quota left; raise it with the provider")
-    if status == 429 or "deadline_exceeded" in code:
-        # A service that says so is not down: others were served before.
+    if status == 429:
         return Fault("throttled", message, after_s=after)
     if status >= 500 or status in _RETRIED_STATUSES:
         return Fault("retry", message, after_s=after)

@@ -26,6 +26,7 @@ from actors.online_service import Service
 from jobs.batch_runner import BatchRunner
 from jobs.batch_work import BatchWork
 from jobs.batches_api import batches_router
+from jobs.files_api import files_router
 from jobs.online_errors import answer_errors
 from jobs.online_plan import plan_endpoint, policies
 from jobs.preflight import plan_run
@@ -80,7 +81,8 @@ def client(data: Directory) -> Iterator[Callable[[str], openai.OpenAI]]:
 
     app = FastAPI()
     answer_errors(app)
-    app.include_router(batches_router(data, MAX_BYTES), dependencies=[Depends(known)])
+    for router in (files_router(data, MAX_BYTES), batches_router(data)):
+        app.include_router(router, dependencies=[Depends(known)])
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", loop="asyncio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

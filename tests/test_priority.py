@@ -9,6 +9,7 @@ from test_online_service import Here, plan_of, ready
 
 from actors.admission import Admission
 from actors.engine import ScriptedEngine
+from actors.online_request import Asked
 from actors.online_service import Service
 from actors.online_tier import OnlineTier, Overloaded
 from jobs.online_app import build_app
@@ -70,6 +71,27 @@ def test_batch_work_leaves_slots_free_for_those_who_come_later_and_want_it_now()
     # of the fourteen leaves, none of those that wait behind them takes its place.
     assert asyncio.run(inside(*[LATER] * 30)) == [LATER] * 14 + [0] * 5
     assert asyncio.run(inside(*[0] * 30, LATER)) == [0] * 20
+
+
+def test_a_short_request_is_not_overtaken_by_long_ones_that_come_later(tmp_path: Path) -> None:
+    async def ended() -> list[str]:
+        here, order = Here(plan_of(tmp_path, tiers=[tier("only", max_num_seqs=1)])), list[str]()
+        await here.tier.start()
+        await here.engine.admission.enter(asked("in the way"))
+        await here.engine.admission.enter(asked("and ready"))
+
+        async def ask(text: str, max_tokens: int) -> None:
+            await here.answer(here.asked(text, max_tokens=max_tokens))
+            order.append(text)
+
+        lanes = [ask("long", 90), ask("short", 1), ask("longer", 99), ask("longest", 100)]
+        tasks = [asyncio.ensure_future(lane) for lane in lanes]
+        await asyncio.sleep(0.02)
+        here.engine.admission.leave()
+        await asyncio.gather(*tasks)
+        return order
+
+    assert asyncio.run(ended()) == ["long", "short", "longer", "longest"]
 
 
 def test_an_engine_for_one_takes_batch_work_too() -> None:
@@ -149,8 +171,8 @@ def test_a_body_states_its_priority_and_it_changes_no_answer(tmp_path: Path) -> 
     assert asyncio.run(sent(*bodies)) == ([200, 200, 400], [0, 7])
 
 
-def test_who_has_paid_for_one_tier_is_not_turned_away_at_the_next(tmp_path: Path) -> None:
-    """Though the next is full: of ten that come to it at first hand, one is."""
+def test_who_has_paid_for_one_tier_has_more_room_in_the_next_ones_queue(tmp_path: Path) -> None:
+    """Of ten that come to it at first hand one is turned away; then two more fit of those three."""
     replies = [{"regex": "hard", "response": "?", "confidence": 0.1}]
     plan = plan_of(
         tmp_path,
@@ -172,10 +194,12 @@ def test_who_has_paid_for_one_tier_is_not_turned_away_at_the_next(tmp_path: Path
         pinned = [cheap.asked(f"say {i}", model="strong") for i in range(10)]
         first = [asyncio.ensure_future(cheap.answer(one)) for one in pinned]
         await asyncio.sleep(0.05)
-        escalated = await cheap.answer(cheap.asked("hard question"))
-        ended = await asyncio.gather(*first, return_exceptions=True)
-        return [escalated.row["status"], escalated.row["tier"]], [type(one) for one in ended]
+        escalating = (cheap.answer(cheap.asked(f"hard question {i}")) for i in range(3))
+        escalated = await asyncio.gather(*escalating, return_exceptions=True)
+        return escalated, await asyncio.gather(*first, return_exceptions=True)
 
-    escalated, ended = asyncio.run(outcomes())
-    assert escalated == ["ok", "strong"]
-    assert ended.count(Overloaded) == 1
+    for ended, turned_away in zip(asyncio.run(outcomes()), (1, 1), strict=True):
+        assert [type(one) for one in ended].count(Overloaded) == turned_away
+        answered = [one for one in ended if isinstance(one, Asked)]
+        assert {(one.row["status"], one.row["tier"]) for one in answered} == {("ok", "strong")}
+        assert len(answered) == len(ended) - turned_away

@@ -88,7 +88,7 @@ async def measured(url: str, requests: int) -> dict[str, Any]:
 
 @click.command()
 @click.option("--model", default="demo/models/large", show_default=True)
-@click.option("--requests", default=100, show_default=True, help="online, one after the other")
+@click.option("--requests", default=30, show_default=True, help="online, one after the other")
 @click.option("--json", "as_json", is_flag=True)
 def main(model: str, requests: int, as_json: bool) -> None:
     """Measure one who asks online beside batch work."""

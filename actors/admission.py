@@ -69,11 +69,14 @@ class Admission:
         least = request.sampling.get("min_tokens", 0)
         expected = self._lengths.expected(prefix, limit, least)
         admitted: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._rooms.add(Ticket(expected, next(self._numbers), prefix, request, admitted))
+        ticket = Ticket(expected, next(self._numbers), prefix, request, admitted)
+        self._rooms.add(ticket)
         self._let_in_soon()
         try:
             answer = await admitted
         except asyncio.CancelledError:
+            # Not when its turn comes, which a later priority may wait for as long as it likes.
+            self._rooms.discard(ticket)
             # It may have been let in while the news that nobody waits was on its way.
             if admitted.done() and not admitted.cancelled() and admitted.result() is None:
                 self.leave()

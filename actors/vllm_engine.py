@@ -16,21 +16,20 @@ from actors.speculation import Speculation, draft_counts
 from actors.turns import Turns
 from actors.vllm_answers import Reader
 from actors.vllm_arguments import check_task
-from actors.vllm_core import Generation, decode, kill_core, last_words, tokens_left
+from actors.vllm_core import Generation, decode, kill_core, tokens_left
 from actors.vllm_loading import load
 from actors.vllm_refusals import StatedContext, refusal, text_bytes, too_long
 from actors.vllm_requests import Ask, Translator
+from actors.vllm_restarts import Restarts
 from actors.vllm_speech import Speech
 from pipelines.cost import Usage
 from pipelines.engine_time import EngineClock, Occupancy
-from pipelines.errors import RowProblem, RunFailure
+from pipelines.errors import RowProblem
 from pipelines.requests import Request
 from pipelines.tier import VLLM
 
 logger = logging.getLogger(__name__)
 
-_MAX_RESTARTS = 5
-_RESTART_WAIT_S = 2.0
 _DEATHS_BEFORE_ALONE = 2
 _LONG_TEXT_BYTES = 8192
 
@@ -71,9 +70,8 @@ class VLLMEngine:
         self._stall_s = stall_s
         self.admission = Admission(defaults.get("max_tokens"))
         self._watchdog: asyncio.Task[None] | None = None
-        self._last_words = ""
         self._ids = count()
-        self._restarts = 0
+        self._restarts = Restarts(config.model, self.start)
         self._lock = asyncio.Lock()
         self._turns = Turns()
         # For long prompts, which would delay the answers of others on the loop; a short one is
@@ -208,7 +206,7 @@ class VLLMEngine:
                     return generation.left()
                 try:
                     answer = await self._once(generation)
-                    self._restarts = 0
+                    self._restarts.answered()
                     return replace(answer, attempts=attempt)
                 except (VLLMClientError, EngineGenerateError) as error:
                     problem = RowProblem("invalid_request", _reason(error))
@@ -222,7 +220,8 @@ class VLLMEngine:
                 break
         problem = RowProblem(
             "engine",
-            f"the engine died {attempt} times under this row; its last words: {self._last_words}",
+            f"the engine died {attempt} times under this row; its last words: "
+            f"{self._restarts.last_words}",
         )
         return Answer(problem=problem, attempts=attempt)
 
@@ -288,8 +287,7 @@ class VLLMEngine:
         """Start the engine again, once for all the rows that its death interrupted.
 
         Args:
-            alone: one row was there. It was that row, and neither how many ran nor the engine: a
-                death that costs a row counts for no other limit.
+            alone: one row was there; its death says nothing of how many can run.
         """
         async with self._lock:
             if self._llm is not dead:
@@ -297,28 +295,7 @@ class VLLMEngine:
             self.occupancy.deaths += 1
             if not alone:
                 self.admission.limit.died()
-            self._last_words = last_words()
-            await asyncio.to_thread(dead.shutdown)
-            await self._start_again()
-            if alone:
-                self._restarts = 0
-
-    async def _start_again(self) -> None:
-        """Until it starts: what the dead one held of the device may take a while to come free."""
-        while self._restarts < _MAX_RESTARTS:
-            self._restarts += 1
-            try:
-                await self.start()
-                return
-            # vLLM says no more than that its core did not come up.
-            except Exception as error:
-                self._last_words = last_words()
-                logger.warning("%s did not start again: %s", self.model, error)
-                await asyncio.sleep(_RESTART_WAIT_S * self._restarts)
-        raise RunFailure(
-            f"the engine of {self.model} died or did not start {self._restarts} times without an "
-            f"answer between; its last words: {self._last_words}"
-        )
+            await self._restarts.after_death(dead, alone)
 
     async def _watch(self) -> None:
         """Kill an engine that makes no step though it has work; its rows then run again."""

@@ -91,10 +91,23 @@ class WaitingRoom:
             self._current = next(iter(self._groups))
         group = self._groups[self._current]
         ticket = heapq.heappop(group)
-        if not group:
-            del self._groups[self._current]
-        self._compared -= 1
+        self._taken(group, self._current)
         return ticket
+
+    def discard(self, ticket: Ticket) -> None:
+        """Take out who does not wait any more; one that is not here may be."""
+        group = self._groups.get(ticket.prefix, [])
+        if ticket in group:
+            group.remove(ticket)
+            heapq.heapify(group)
+            self._taken(group, ticket.prefix)
+        elif ticket in self._later:
+            self._later.remove(ticket)
+
+    def _taken(self, group: list[Ticket], prefix: bytes) -> None:
+        self._compared -= 1
+        if not group:
+            del self._groups[prefix]
 
     def pop_half(self) -> list[Ticket]:
         """Every second waiting request, so that both halves are alike."""
@@ -132,11 +145,21 @@ class WaitingRooms:
         room.add(ticket)
 
     def pop(self) -> Ticket:
-        room = self._opened(self.priority)
-        ticket = room.pop()
-        if not len(room):
-            del self._rooms[ticket.request.priority]
+        priority = self.priority
+        ticket = self._opened(priority).pop()
+        self._close_if_empty(priority)
         return ticket
+
+    def discard(self, ticket: Ticket) -> None:
+        """Take out who does not wait any more; one that is not here may be."""
+        priority = ticket.request.priority
+        if priority in self._rooms:
+            self._rooms[priority].discard(ticket)
+            self._close_if_empty(priority)
+
+    def _close_if_empty(self, priority: int) -> None:
+        if not len(self._rooms[priority]):
+            del self._rooms[priority]
 
     def pop_half(self) -> list[Ticket]:
         """Half of each room."""

@@ -44,7 +44,9 @@ class Device:
             return f"a GPU of compute capability {self.capability // 10}.{self.capability % 10}"
         if self.features is None:
             return "a CPU"
-        return "a CPU with AMX" if self.features >= _AMX else "a CPU without AMX"
+        if self.features & _AMX:
+            return "a CPU with AMX"
+        return f"a CPU without {'AMX' if self.features & _WIDE else 'AVX-512'}"
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Needs:
     Attributes:
         capability: the lowest of a CUDA device; None where vLLM has no kernel.
         below: the first capability that has no kernel again.
-        cpu: flags that a CPU must have; None where vLLM has no kernel.
+        cpu: flags of which a CPU must have one, if there are any; None where vLLM has no kernel.
         multiple_of: what the CPU's kernel divides layers by.
     """
 
@@ -66,10 +68,14 @@ class Needs:
 
 _ANY_CPU: frozenset[str] = frozenset()
 _AMX = frozenset({"amx_tile"})
+# Of x86, and of 64-bit ARM.
+_WIDE = frozenset({"avx512f", "asimd"})
 
 # Sources, in vllm/model_executor: `get_min_capability` of layers/quantization/*.py and of
 # compressed_tensors/schemes/*.py; for CPUs, the lists under `PlatformEnum.CPU` in
-# kernels/linear/__init__.py with `is_supported` and `can_implement` of the kernels there.
+# kernels/linear/__init__.py with `is_supported` and `can_implement` of the kernels there, and
+# which operations the library for AVX2 lacks (measured: vLLM loads such a model and dies at its
+# first step).
 FORMATS: Mapping[str, Needs] = {
     # Unquantized without a stated dtype: vLLM takes one that the device has.
     "unquantized": Needs(0, cpu=_ANY_CPU),
@@ -77,7 +83,7 @@ FORMATS: Mapping[str, Needs] = {
     "FP16": Needs(0, cpu=_ANY_CPU),
     "FP32": Needs(0, cpu=_ANY_CPU),
     # CPUWNA16LinearKernel: 4 bits only, both sides of a layer in multiples of 32.
-    "W4A16": Needs(75, cpu=_ANY_CPU, multiple_of=32),
+    "W4A16": Needs(75, cpu=_WIDE, multiple_of=32),
     "W8A16": Needs(75),
     # vLLM's documentation of INT8: no kernels from Blackwell on.
     "W8A8-INT8": Needs(75, below=100, cpu=_ANY_CPU),
@@ -93,8 +99,8 @@ FORMATS: Mapping[str, Needs] = {
     "NVFP4": Needs(75),
     "MXFP4": Needs(80),
     "MXFP8": Needs(75),
-    "AWQ": Needs(75, cpu=_ANY_CPU, multiple_of=32),
-    "GPTQ": Needs(75, cpu=_ANY_CPU, multiple_of=32),
+    "AWQ": Needs(75, cpu=_WIDE, multiple_of=32),
+    "GPTQ": Needs(75, cpu=_WIDE, multiple_of=32),
     "GPTQ-8bit": Needs(75),
     "bitsandbytes": Needs(None),
 }
@@ -223,7 +229,9 @@ def cpu_flags(cpuinfo: str) -> frozenset[str]:
 
 def _has_kernel(needs: Needs, device: Device) -> bool:
     if device.kind == "cpu":
-        return needs.cpu is not None and (device.features is None or needs.cpu <= device.features)
+        if needs.cpu is None:
+            return False
+        return not needs.cpu or device.features is None or bool(needs.cpu & device.features)
     if needs.capability is None or device.capability < needs.capability:
         return False
     return needs.below is None or device.capability < needs.below

@@ -9,12 +9,18 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from compressed_tensors.quantization import QuantizationScheme
 from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors.torch import load_file, save_file
 
+from pipelines.formats import runnable, this_cpu
+
+needs_four_bits = pytest.mark.skipif(
+    "W4A16" not in runnable(this_cpu()), reason="this CPU has no AVX-512, vLLM no 4-bit kernel"
+)
 PER_TOKEN_INT8: dict[str, Any] = {
     "num_bits": 8,
     "type": "int",

@@ -16,8 +16,9 @@ from pipelines.formats import (
     weight_formats,
 )
 
-CPU = Device("cpu", features=frozenset({"avx512f"}))
-AMX = Device("cpu", features=frozenset({"avx512f", "amx_tile"}))
+AVX2, ARM = (Device("cpu", features=frozenset({flag})) for flag in ("avx2", "asimd"))
+CPU = Device("cpu", features=frozenset({"avx2", "avx512f"}))
+AMX = Device("cpu", features=CPU.features | {"amx_tile"})
 T4, A100, H100, B200 = (Device("cuda", c) for c in (75, 80, 90, 100))
 
 
@@ -83,24 +84,24 @@ def test_a_models_files_name_its_format(
 @pytest.mark.parametrize(
     ("name", "runs_on"),
     [
-        ("BF16", {CPU, AMX, A100, H100, B200}),
-        ("W4A16", {CPU, AMX, T4, A100, H100, B200}),
+        ("BF16", {AVX2, ARM, CPU, AMX, A100, H100, B200}),
+        ("W4A16", {ARM, CPU, AMX, T4, A100, H100, B200}),
         ("W8A16", {T4, A100, H100, B200}),
-        ("W8A8-INT8", {CPU, AMX, T4, A100, H100}),
+        ("W8A8-INT8", {AVX2, ARM, CPU, AMX, T4, A100, H100}),
         ("FP8", {AMX, T4, A100, H100, B200}),
-        ("FP8-channel", {CPU, AMX, T4, A100, H100, B200}),
+        ("FP8-channel", {AVX2, ARM, CPU, AMX, T4, A100, H100, B200}),
         ("FP8-W8A16", {T4, A100, H100, B200}),
         ("FP8-block", {AMX, T4, A100, H100, B200}),
         ("FP8-online", {T4, A100, H100, B200}),
         ("NVFP4", {T4, A100, H100, B200}),
-        ("AWQ", {CPU, AMX, T4, A100, H100, B200}),
-        ("GPTQ", {CPU, AMX, T4, A100, H100, B200}),
+        ("AWQ", {ARM, CPU, AMX, T4, A100, H100, B200}),
+        ("GPTQ", {ARM, CPU, AMX, T4, A100, H100, B200}),
         ("GPTQ-8bit", {T4, A100, H100, B200}),
         ("bitsandbytes", set()),
     ],
 )
 def test_a_format_runs_where_vllm_has_a_kernel(name: str, runs_on: set[Device]) -> None:
-    devices = (CPU, AMX, T4, A100, H100, B200)
+    devices = (AVX2, ARM, CPU, AMX, T4, A100, H100, B200)
     assert {device for device in devices if name in runnable(device)} == runs_on
 
 
@@ -110,6 +111,9 @@ def test_a_refusal_names_the_format_the_device_and_what_runs_there(tmp_path: Pat
     assert "NVFP4 weights do not run on a CPU without AMX" in problem
     assert all(name in problem for name in ("BF16", "W4A16", "W8A8-INT8", "AWQ", "GPTQ"))
     assert "GPTQ-8bit" not in problem
+    problem = model_refusal(model(tmp_path, compressed(INT4)), {}, AVX2)
+    assert problem is not None
+    assert "W4A16 weights do not run on a CPU without AVX-512; it can run" in problem
 
 
 def test_a_width_that_the_cpu_kernel_cannot_divide_is_refused(tmp_path: Path) -> None:

@@ -203,3 +203,26 @@ def test_who_has_paid_for_one_tier_has_more_room_in_the_next_ones_queue(tmp_path
         answered = [one for one in ended if isinstance(one, Asked)]
         assert {(one.row["status"], one.row["tier"]) for one in answered} == {("ok", "strong")}
         assert len(answered) == len(ended) - turned_away
+
+
+def test_who_gives_up_waiting_leaves_nothing_behind() -> None:
+    """Though their turn never comes: who is before them stays."""
+
+    async def waiting() -> list[int]:
+        admission = Admission(None)
+        admission.open(1)
+        rows = [asyncio.ensure_future(admission.enter(asked("x", p))) for p in (0, 0, 0, LATER)]
+        prompts = [Request([{"role": "user", "content": f"{i} " * 600}], {}) for i in range(40)]
+        rows += [asyncio.ensure_future(admission.enter(prompt)) for prompt in prompts]
+        await asyncio.sleep(0.01)
+        counts = [admission.waiting]
+        for row in (*rows[3:], *rows[:3]):
+            row.cancel()
+            await asyncio.sleep(0)
+            counts.append(admission.waiting)
+        return counts
+
+    counts = asyncio.run(waiting())
+    assert counts[0] == 42
+    assert counts[-1] == 0
+    assert counts == sorted(counts, reverse=True)

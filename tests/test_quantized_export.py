@@ -8,6 +8,7 @@ import pytest
 import torch
 from compressed_tensors.compressors import BaseCompressor
 from conftest import ROOT
+from quantized import needs_four_bits
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -120,7 +121,9 @@ def agreement(model: Any, answers: list[tuple[list[int], list[int]]]) -> float:
     return same / total
 
 
-@pytest.mark.parametrize("fmt", [INT4, INT8], ids=lambda fmt: fmt.kind)
+@pytest.mark.parametrize(
+    "fmt", [pytest.param(INT4, marks=needs_four_bits), INT8], ids=lambda fmt: fmt.kind
+)
 def test_the_engine_chooses_the_tokens_of_the_fake_quantized_model(
     tmp_path: Path, fmt: QuantFormat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from actors.engine import Answer, Piece
 from actors.vllm_core import Generation
 from actors.vllm_engine import VLLMEngine
 from actors.vllm_requests import Ask
+from pipelines.errors import RunFailure
 from pipelines.requests import Request
 from pipelines.tier import VLLM
 
@@ -265,6 +266,19 @@ def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it(killers: int
     assert [a.response for a in answers if not a.problem] == [str(i) for i in range(40)]
     # Two deaths of all together; those of a row alone say nothing of how many can run.
     assert limit == 16
+
+
+def test_an_engine_that_never_works_ends_the_run_and_not_each_row() -> None:
+    async def all_at_once() -> Poisoned:
+        engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
+        await engine.start()
+        engine.admission.open(64)
+        asked = (Generation(Ask([666], None)) for _ in range(20))  # type: ignore[arg-type]
+        with pytest.raises(RunFailure, match="has answered nothing yet and died under each of 3"):
+            await asyncio.gather(*map(engine._generate, asked))
+        return engine
+
+    assert asyncio.run(all_at_once()).occupancy.deaths == 5
 
 
 def engine_processes() -> list[Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import RunFailure
+from pipelines.formats import computes_halves, this_cpu
 from pipelines.tier import VLLM
 
 _CPU_CACHE_BLOCK = 32
@@ -50,6 +51,8 @@ def own_defaults(given: Mapping[str, Any]) -> dict[str, Any]:
         # Compiling pays on a GPU. Here it took 35 s to gain an eighth of a small model's rate:
         # who runs for hours may ask for it.
         own["enforce_eager"] = True
+        if not computes_halves(this_cpu()):
+            own["dtype"] = "float32"
         # Only whole blocks of a shared prefix are computed once. vLLM takes 128 tokens here, and
         # would compute 64 of each row's prefix again.
         own["block_size"] = _CPU_CACHE_BLOCK

@@ -17,6 +17,7 @@ from jobs.placement import beside_driver
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.route_spending import calibration_lines
 from jobs.run_cache import RunCache
+from jobs.run_report import write_report
 from jobs.run_stages import RunStages
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
@@ -172,7 +173,7 @@ class _Run:
         bill = write_bill(self._directory, overheads)
         if self._config.output.openai_batch and self._plan.dialect.openai_batch:
             write_openai_batch(self._directory)
-        return summarize(
+        summary = summarize(
             directory=self._directory,
             identity=self._identity,
             plan=self._plan,
@@ -185,6 +186,8 @@ class _Run:
             standing=self._stages.standing(),
             warnings=snapshot.warnings,
         )
+        write_report(self._directory, summary)
+        return summary
 
     def _answer_forsaken(self) -> None:
         """Settle who follows a similar row, and answer those whose leader has no full answer."""

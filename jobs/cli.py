@@ -20,6 +20,7 @@ from jobs.options import run_options, set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
+from pipelines.storage import Directory
 
 # What users and libraries wrote must come out as it is: `a:x:` holds no sign of anything.
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -143,9 +144,24 @@ def submit(
 @set_option
 def retry(output: str, as_json: bool, settings: tuple[str, ...]) -> None:
     """Answer the rows in OUTPUT/errors once more, by OUTPUT/resolved.yaml and --set."""
-    given = {"output.path": output}
-    resolved = _overridden(f"{output.rstrip('/')}/resolved.yaml", settings, given)
-    _run_and_report(resolved, as_json, retry=True)
+    _run_and_report(_resolved(output, settings), as_json, retry=True)
+
+
+@main.command()
+@click.argument("output", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+def report(output: str, as_json: bool) -> None:
+    """Print what the run in OUTPUT did, and write OUTPUT/report.html anew."""
+    from jobs.run_report import ended_run, write_report
+    from jobs.summary_table import print_summary
+
+    directory = Directory(output, _resolved(output, ()).storage)
+    summary = ended_run(directory)
+    write_report(directory, summary)
+    if as_json:
+        click.echo(json.dumps(asdict(summary), indent=2))
+    else:
+        print_summary(summary, out)
 
 
 @main.command()
@@ -277,6 +293,12 @@ def serve(
         os.environ["RAY_ADDRESS"] = address
     given = {"serve.host": host, "serve.port": port}
     serve_until_stopped(partial(_overridden, config, settings, given), err.print)
+
+
+def _resolved(output: str, settings: tuple[str, ...]) -> RunConfig:
+    """The configuration of the run in OUTPUT."""
+    file = f"{output.rstrip('/')}/resolved.yaml"
+    return _overridden(file, settings, {"output.path": output})
 
 
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from jobs.pages import html_table, page
 from jobs.plots import Line, line_plot
 from pipelines.config_file import dump_config
 from pipelines.distill_config import DistillConfig
@@ -24,14 +25,6 @@ _NAMES = {
     STUDENT: "QAD, this student",
 }
 _HEADINGS = ("variant", "KL to teacher", "top-1 agreement", "exact match")
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
-table { border-collapse: collapse; } td, th { padding: .3em .8em; border-bottom: 1px solid #ccc; }
-td + td, th + th { text-align: right; } figure { display: inline-block; margin: 0; width: 480px; }
-svg { width: 100%; } svg text { font: 11px system-ui, sans-serif; } svg .title { font-size: 13px; }
-svg .grid { stroke: #ddd; } .good { color: #1a7f37; } .bad { color: #d1242f; }
-pre { background: #f6f8fa; padding: 1em; overflow-x: auto; }
-"""
 
 
 def format_name(config: DistillConfig) -> str:
@@ -50,14 +43,13 @@ def report_page(outcome: "Outcome") -> str:
         for c in outcome.verdict.conditions
     )
     verdict = "published" if outcome.verdict.publish else "not published"
-    return (
-        '<!doctype html><html lang="en"><meta charset="utf-8">'
-        f"<title>Distillation: {verdict}</title><style>{_STYLE}</style>"
-        f"<h1>Distillation: {verdict}</h1><p>{escape(_summary(outcome))}</p><ul>{conditions}</ul>"
-        f"<h2>On the held-out test rows</h2>{_html_table(_cells(outcome.measured))}"
+    return page(
+        f"Distillation: {verdict}",
+        f"<p>{escape(_summary(outcome))}</p><ul>{conditions}</ul>"
+        f"<h2>On the held-out test rows</h2>{html_table(_cells(outcome.measured))}"
         f"<h2>While training</h2>{''.join(_plots(outcome))}"
-        f"<h2>Rows</h2>{_html_table(_row_cells(outcome))}"
-        f"<h2>Configuration</h2><pre>{escape(dump_config(config))}</pre></html>"
+        f"<h2>Rows</h2>{html_table(_row_cells(outcome))}"
+        f"<h2>Configuration</h2><pre>{escape(dump_config(config))}</pre>",
     )
 
 
@@ -132,14 +124,6 @@ def _row_cells(outcome: "Outcome") -> list[list[str]]:
     kept = [[part, f"{count:,}"] for part, count in outcome.rows.items()]
     left_out = [[f"left out: {why}", f"{count:,}"] for why, count in outcome.skipped.items()]
     return [["rows", ""], *kept, *left_out]
-
-
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    def line(cells: Sequence[str], tag: str) -> str:
-        return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
-
-    heading, *others = rows
-    return f"<table>{line(heading, 'th')}{''.join(line(row, 'td') for row in others)}</table>"
 
 
 def _plots(outcome: "Outcome") -> list[str]:

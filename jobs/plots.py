@@ -1,4 +1,4 @@
-"""Line plots as inline SVG: no script, no file beside the page."""
+"""Plots as inline SVG: no script, no file beside the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,18 +8,24 @@ _WIDTH, _HEIGHT = 460, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 34
 _COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
 _TICKS = 4
+_BAR, _NAME = 24, 130
 
 Line = Sequence[tuple[float, float]]
 
 
 def line_plot(
-    title: str, lines: Mapping[str, Line], levels: Mapping[str, float], logarithmic: bool = False
+    title: str,
+    lines: Mapping[str, Line],
+    levels: Mapping[str, float],
+    logarithmic: bool = False,
+    across_what: str = "step",
 ) -> str:
     """An SVG element.
 
     Args:
         lines: points (x, y) by name; y above 0 where the axis is logarithmic.
         levels: values drawn as dashed horizontal lines, by name.
+        across_what: what x counts, for who points at a value.
     """
     ys = [y for line in lines.values() for _, y in line] + list(levels.values())
     xs = [x for line in lines.values() for x, _ in line]
@@ -35,7 +41,7 @@ def line_plot(
         parts.append(f'<polyline points="{points}" fill="none" stroke="{_colour(i)}"/>')
         parts += [
             f'<circle cx="{across.at(x):.1f}" cy="{up.at(y):.1f}" r="2" fill="{_colour(i)}">'
-            f"<title>{escape(name)}, step {x:g}: {y:.5g}</title></circle>"
+            f"<title>{escape(name)}, {across_what} {x:g}: {y:.5g}</title></circle>"
             for x, y in line
         ]
     for i, y in enumerate(levels.values(), len(lines)):
@@ -43,9 +49,34 @@ def line_plot(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up.at(y):.1f}" y2="{up.at(y):.1f}" '
             f'stroke="{_colour(i)}" stroke-dasharray="4 3"/>'
         )
+    return _figure(title, parts, _HEIGHT, _legend(names))
+
+
+def bar_plot(title: str, bars: Mapping[str, tuple[float, str]]) -> str:
+    """An SVG element of horizontal bars, one below the other.
+
+    Args:
+        bars: length, none below 0, and what is written beside it, by name.
+    """
+    most = max((length for length, _ in bars.values()), default=0.0)
+    if not most:
+        return ""
+    parts = [f'<text x="8" y="16" class="title">{escape(title)}</text>']
+    for i, (name, (length, says)) in enumerate(bars.items()):
+        y, width = _TOP + i * _BAR, length / most * (_WIDTH - 2 * _NAME)
+        parts.append(f'<text x="{_NAME - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<rect x="{_NAME}" y="{y}" width="{max(width, 1):.1f}" height="{_BAR - 6}" '
+            f'fill="{_colour(0)}"/>'
+        )
+        parts.append(f'<text x="{_NAME + width + 5:.1f}" y="{y + 13}">{escape(says)}</text>')
+    return _figure(title, parts, _TOP + len(bars) * _BAR, "")
+
+
+def _figure(title: str, parts: Sequence[str], height: int, caption: str) -> str:
     return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">'
-        f"{''.join(parts)}</svg><figcaption>{_legend(names)}</figcaption></figure>"
+        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"{''.join(parts)}</svg><figcaption>{caption}</figcaption></figure>"
     )
 
 

@@ -211,6 +211,15 @@ def runnable(device: Device) -> list[str]:
     return [name for name, needs in FORMATS.items() if _has_kernel(needs, device)]
 
 
+def computes_halves(cpu: Device) -> bool:
+    """Whether 16-bit floats are a gain there; without AVX-512 each product is emulated.
+
+    Measured on an EPYC with AVX2 alone, torch 2.13: a product of 256 x 1024 weights took 4 to 10
+    times as long in bfloat16 as in float32, with 1 to 256 rows.
+    """
+    return cpu.features is None or bool(cpu.features & _WIDE)
+
+
 def this_cpu() -> Device:
     """The CPU of this machine; its features stay unknown where Linux does not list them."""
     if not CPUINFO.is_file():

@@ -10,10 +10,12 @@ import pytest
 from conftest import ROOT
 
 from actors.engine import Answer, Piece
+from actors.vllm_arguments import own_defaults
 from actors.vllm_core import Generation
 from actors.vllm_engine import VLLMEngine
 from actors.vllm_requests import Ask
 from pipelines.errors import RunFailure
+from pipelines.formats import Device
 from pipelines.requests import Request
 from pipelines.tier import VLLM
 
@@ -146,6 +148,15 @@ def test_what_nobody_waits_for_ends_and_tells_what_it_has_used(
     assert 15 <= answer.usage.completion_tokens <= generated < 400
     assert answer.engine_ns > 0
     assert not engine._llm.output_processor.has_unfinished_requests()
+
+
+@pytest.mark.parametrize(("flag", "dtype"), [("avx2", "float32"), ("avx512f", None)])
+def test_a_cpu_that_emulates_16_bits_computes_in_32(
+    flag: str, dtype: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = Device("cpu", features=frozenset({flag}))
+    monkeypatch.setattr("actors.vllm_arguments.this_cpu", lambda: cpu)
+    assert own_defaults({}).get("dtype") == dtype
 
 
 def test_a_row_may_bring_its_own_limit(running: Running) -> None:

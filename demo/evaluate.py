@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from demo.system_prompts import SYSTEM_PROMPTS, chat
 from demo.tasks import BY_NAME, FAMILIES, Example, Family
 
-MODELS = ("large", "small", "small-int4")
+MODELS = ("large", "small", "small-int8")
 MAX_NEW_TOKENS = 48
 _REPEATS = 1000
 """So many known questions in a row, and a family has no others to ask."""

@@ -111,7 +111,9 @@ class Admission:
 
     def bring_back(self, tickets: list[Ticket]) -> None:
         for ticket in tickets:
-            self._rooms.add(ticket)
+            # Who gave up meanwhile does not wait any more.
+            if not ticket.admitted.done():
+                self._rooms.add(ticket)
         self._let_in_soon()
 
     def _max_tokens(self, request: Request) -> int | None:

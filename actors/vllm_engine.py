@@ -71,7 +71,7 @@ class VLLMEngine:
         self.admission = Admission(defaults.get("max_tokens"))
         self._watchdog: asyncio.Task[None] | None = None
         self._ids = count()
-        self._restarts = Restarts(config.model, self.start)
+        self._restarts = Restarts(config.model, self.start, self._ask_something)
         self._lock = asyncio.Lock()
         self._turns = Turns()
         # For long prompts, which would delay the answers of others on the loop; a short one is
@@ -296,6 +296,17 @@ class VLLMEngine:
             if not alone:
                 self.admission.limit.died()
             await self._restarts.after_death(dead, alone)
+
+    async def _ask_something(self) -> None:
+        """Of a task that cannot be asked this nothing is learned.
+
+        Raises: EngineDeadError.
+        """
+        ask = await self._prepare(
+            Request([{"role": "user", "content": "Hello"}], {"max_tokens": 1})
+        )
+        if not isinstance(ask, RowProblem):
+            await self._once(Generation(ask))
 
     async def _watch(self) -> None:
         """Kill an engine that makes no step though it has work; its rows then run again."""

@@ -23,15 +23,18 @@ class Restarts:
 
     Args:
         start: starts the engine.
+        ask: gives it a harmless request; raises `EngineDeadError` if it dies of that too.
 
     Attributes:
         last_words: what the dead engine had written.
     """
 
-    def __init__(self, model: str, start: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, model: str, start: Callable[[], Awaitable[None]], ask: Callable[[], Awaitable[None]]
+    ) -> None:
         self.last_words = ""
         self._model = model
-        self._start = start
+        self._start, self._ask = start, ask
         self._count = 0
         self._lost_rows = 0
         self._has_answered = False
@@ -45,8 +48,9 @@ class Restarts:
 
         Args:
             alone: one row was there. It was that row, and neither how many ran nor the engine: a
-                death that costs a row counts for no other limit. But an engine that has never
-                answered anything does not become a good one by using up all rows.
+                death that costs a row counts for no other limit. But an engine that dies of
+                everything is not to use up all rows: one that has never answered is asked
+                something harmless.
 
         Raises:
             RunFailure: the engine cannot be had, or has not worked from the beginning.
@@ -54,26 +58,39 @@ class Restarts:
         # Before it is shut down, which has words of its own.
         self.last_words = last_words()
         await asyncio.to_thread(dead.shutdown)
-        self._lost_rows += alone
+        await self._start_again()
+        if not alone:
+            return
+        self._count = 0
+        self._lost_rows += 1
         if self._lost_rows >= _FIRST_ROWS and not self._has_answered:
-            raise RunFailure(
-                f"the engine of {self._model} has answered nothing yet and died under each of "
-                f"{self._lost_rows} rows that it had to itself; its last words: {self.last_words}"
-            )
+            await self._prove()
+
+    async def _start_again(self) -> None:
         while self._count < _MAX_RESTARTS:
             self._count += 1
             try:
                 await self._start()
-                break
+                return
             # vLLM says no more than that its core did not come up.
             except Exception as error:
                 self.last_words = last_words()
                 logger.warning("%s did not start again: %s", self._model, error)
                 await asyncio.sleep(_RESTART_WAIT_S * self._count)
-        else:
+        raise RunFailure(
+            f"the engine of {self._model} died or did not start {self._count} times without an "
+            f"answer between; its last words: {self.last_words}"
+        )
+
+    async def _prove(self) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            await self._ask()
+        except EngineDeadError as error:
             raise RunFailure(
-                f"the engine of {self._model} died or did not start {self._count} times without "
-                f"an answer between; its last words: {self.last_words}"
-            )
-        if alone:
-            self._count = 0
+                f"the engine of {self._model} has answered nothing yet, died under each of "
+                f"{self._lost_rows} rows that it had to itself, and then of a plain question; its "
+                f"last words: {self.last_words}"
+            ) from error
+        self.answered()

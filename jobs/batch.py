@@ -17,7 +17,7 @@ from jobs.placement import beside_driver
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.route_spending import calibration_lines
 from jobs.run_cache import RunCache
-from jobs.run_report import write_report
+from jobs.run_report import REPORT, write_report
 from jobs.run_stages import RunStages
 from jobs.run_state import Lock, RunIdentity, load_replicas, open_run, save_replicas
 from jobs.settling import settle
@@ -80,8 +80,12 @@ def run(
                 raise UsageProblem(f"{config.output.path}: the run is not finished; run it first")
             blocks = failed_blocks(directory)
         if not blocks and finished is not None and not finished.pending:
+            if not directory.exists(REPORT):
+                # The start that ended the run did not live to write it.
+                write_report(directory, finished)
             return finished
         # From here to the end of the run there is no summary to mistake for its own.
+        directory.remove(REPORT)
         remove_summary(directory)
         if on_start:
             on_start(sum(block.num_rows for block in blocks))

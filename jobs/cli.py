@@ -157,11 +157,12 @@ def report(output: str, as_json: bool) -> None:
 
     directory = Directory(output, _resolved(output, ()).storage)
     summary = ended_run(directory)
-    write_report(directory, summary)
     if as_json:
         click.echo(json.dumps(asdict(summary), indent=2))
     else:
         print_summary(summary, out)
+    # Last: who may only read has seen what there is.
+    write_report(directory, summary)
 
 
 @main.command()

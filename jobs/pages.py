@@ -7,7 +7,8 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1000px; margin: 2em auto; padding: 0 1em; }
 table { border-collapse: collapse; } td, th { padding: .3em .8em; border-bottom: 1px solid #ccc; }
 td, th { text-align: left; } td + td, th + th { text-align: right; }
-table.told td:nth-child(3) { text-align: left; }
+table.told td:first-child { white-space: pre; }
+table.told td:nth-child(3), table.errors td { text-align: left; }
 figure { display: inline-block; margin: 0; width: 480px; vertical-align: top; }
 svg { width: 100%; } svg text { font: 11px system-ui, sans-serif; } svg .title { font-size: 13px; }
 svg .grid { stroke: #ddd; } .good { color: #1a7f37; } .bad { color: #d1242f; }
@@ -24,11 +25,12 @@ def page(title: str, body: str) -> str:
     )
 
 
-def html_table(rows: Sequence[Sequence[str]]) -> str:
+def html_table(rows: Sequence[Sequence[str]], of: str = "figures") -> str:
     """A table of text, the first row its heading."""
 
     def line(cells: Sequence[str], tag: str) -> str:
         return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
     heading, *others = rows
-    return f"<table>{line(heading, 'th')}{''.join(line(row, 'td') for row in others)}</table>"
+    body = f"{line(heading, 'th')}{''.join(line(row, 'td') for row in others)}"
+    return f'<table class="{of}">{body}</table>'

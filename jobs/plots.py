@@ -6,9 +6,10 @@ from html import escape
 
 _WIDTH, _HEIGHT = 460, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 30, 34
-_COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700")
+_COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#9a6700", "#8250df", "#0a7ea4", "#bf3989", "#57606a")
 _TICKS = 4
 _BAR, _NAME = 24, 130
+_NAME_CHARS = 20
 
 Line = Sequence[tuple[float, float]]
 
@@ -23,7 +24,8 @@ def line_plot(
     """An SVG element.
 
     Args:
-        lines: points (x, y) by name; y above 0 where the axis is logarithmic.
+        lines: points (x, y) by name; y above 0 where the axis is logarithmic. One without points
+            keeps its colour, so that a name has the same in all plots of a page.
         levels: values drawn as dashed horizontal lines, by name.
         across_what: what x counts, for who points at a value.
     """
@@ -35,7 +37,11 @@ def line_plot(
     up = _Axis(*_padded(ys, logarithmic), _HEIGHT - _BOTTOM, _TOP, logarithmic)
     parts = [f'<text x="{_LEFT}" y="16" class="title">{escape(title)}</text>']
     parts += _grid(across, up)
-    names = [*lines, *levels]
+    shown = [
+        (name, _colour(i))
+        for i, name in enumerate([*lines, *levels])
+        if name in levels or lines[name]
+    ]
     for i, (name, line) in enumerate(lines.items()):
         points = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line)
         parts.append(f'<polyline points="{points}" fill="none" stroke="{_colour(i)}"/>')
@@ -49,7 +55,7 @@ def line_plot(
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{up.at(y):.1f}" y2="{up.at(y):.1f}" '
             f'stroke="{_colour(i)}" stroke-dasharray="4 3"/>'
         )
-    return _figure(title, parts, _HEIGHT, _legend(names))
+    return _figure(title, parts, _HEIGHT, _legend(shown))
 
 
 def bar_plot(title: str, bars: Mapping[str, tuple[float, str]]) -> str:
@@ -64,7 +70,11 @@ def bar_plot(title: str, bars: Mapping[str, tuple[float, str]]) -> str:
     parts = [f'<text x="8" y="16" class="title">{escape(title)}</text>']
     for i, (name, (length, says)) in enumerate(bars.items()):
         y, width = _TOP + i * _BAR, length / most * (_WIDTH - 2 * _NAME)
-        parts.append(f'<text x="{_NAME - 6}" y="{y + 13}" text-anchor="end">{escape(name)}</text>')
+        short = name if len(name) <= _NAME_CHARS else f"{name[: _NAME_CHARS - 1]}…"
+        parts.append(
+            f'<text x="{_NAME - 6}" y="{y + 13}" text-anchor="end">{escape(short)}'
+            f"<title>{escape(name)}</title></text>"
+        )
         parts.append(
             f'<rect x="{_NAME}" y="{y}" width="{max(width, 1):.1f}" height="{_BAR - 6}" '
             f'fill="{_colour(0)}"/>'
@@ -122,10 +132,9 @@ def _grid(across: _Axis, up: _Axis) -> list[str]:
     return lines
 
 
-def _legend(names: Sequence[str]) -> str:
+def _legend(shown: Sequence[tuple[str, str]]) -> str:
     return " ".join(
-        f'<span style="color:{_colour(i)}">&#9632;</span> {escape(name)}'
-        for i, name in enumerate(names)
+        f'<span style="color:{colour}">&#9632;</span> {escape(name)}' for name, colour in shown
     )
 
 

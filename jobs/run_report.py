@@ -1,8 +1,9 @@
 """The report of a run: one page of HTML, made from what its OUTPUT holds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from itertools import islice
+from math import ceil
 
 import numpy as np
 import pyarrow as pa
@@ -48,15 +49,15 @@ def write_report(directory: Directory, summary: Summary) -> None:
 
 def _page(directory: Directory, summary: Summary) -> str:
     parts = directory.parts("rows")
-    read = parts[:: max(len(parts) // _PARTS_READ, 1)]
+    read = parts[:: max(ceil(len(parts) / _PARTS_READ), 1)]
     some = "" if len(read) == len(parts) else f", from {len(read):,} of {len(parts):,} files"
+    tables = [directory.read_table(part, _COLUMNS) for part in read]
     config = directory.read("resolved.yaml").decode()
     return page(
         f"Run {summary.run_id}",
         f"{_told(summary)}"
-        f"<h2>Where the money went</h2>{''.join(_money(summary))}"
-        f"<h2>Rows that were generated, by percentile{some}</h2>"
-        f"{''.join(_distributions(directory, read))}"
+        f"{_section('Where the money went', _money(summary))}"
+        f"{_section(f'Rows that were generated, by percentile{some}', _distributions(tables))}"
         f"{_engines(summary)}{_errors(directory)}"
         f"<h2>Configuration</h2><pre>{escape(config)}</pre>",
     )
@@ -72,6 +73,11 @@ def _told(summary: Summary) -> str:
     return f'<table class="told">{"".join(lines)}</table>'
 
 
+def _section(heading: str, plots: Iterable[str]) -> str:
+    drawn = "".join(plots)
+    return f"<h2>{escape(heading)}</h2>{drawn}" if drawn else ""
+
+
 def _money(summary: Summary) -> Iterator[str]:
     spent = {f"tier {tier}": counts["cost_usd"] for tier, counts in summary.by_tier.items()}
     spent |= {kind: amount for kind, amount in summary.overhead_usd.items() if amount}
@@ -83,8 +89,7 @@ def _money(summary: Summary) -> Iterator[str]:
     yield bar_plot("rows", {name: (n, f"{n:,}") for name, n in rows.items() if n})
 
 
-def _distributions(directory: Directory, parts: list[str]) -> Iterator[str]:
-    tables = [directory.read_table(part, _COLUMNS) for part in parts]
+def _distributions(tables: Sequence[pa.Table]) -> Iterator[str]:
     if not tables:
         return
     rows = pa.concat_tables(tables)
@@ -93,7 +98,7 @@ def _distributions(directory: Directory, parts: list[str]) -> Iterator[str]:
     by_tier = {tier: rows.filter(pc.equal(rows["tier"], tier)) for tier in tiers}
     for column, title in _PLOTS.items():
         lines = {tier: _percentiles(mine[column]) for tier, mine in by_tier.items()}
-        yield line_plot(title, _without_empty(lines), {}, across_what="percentile")
+        yield line_plot(title, lines, {}, across_what="percentile")
 
 
 def _percentiles(values: pa.ChunkedArray) -> Line:
@@ -101,10 +106,6 @@ def _percentiles(values: pa.ChunkedArray) -> Line:
     if not len(numbers):
         return []
     return list(zip(_PERCENTILES, np.percentile(numbers, _PERCENTILES), strict=True))
-
-
-def _without_empty(lines: Mapping[str, Line]) -> dict[str, Line]:
-    return {name: line for name, line in lines.items() if line}
 
 
 def _engines(summary: Summary) -> str:
@@ -131,4 +132,4 @@ def _errors(directory: Directory) -> str:
     first = list(islice(found, _ERRORS_SHOWN))
     if not first:
         return ""
-    return f"<h2>The first errors</h2>{html_table([['row', 'kind', 'error'], *first])}"
+    return f"<h2>The first errors</h2>{html_table([['row', 'kind', 'error'], *first], 'errors')}"

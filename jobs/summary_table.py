@@ -64,8 +64,7 @@ def summary_lines(summary: Summary) -> Iterator[Line]:
     if summary.baseline_usd is not None and summary.saved_usd is not None:
         yield Line("baseline", usd(summary.baseline_usd), f"all on {summary.baseline}")
         share = _share(summary.saved_usd, summary.baseline_usd)
-        look: Look = "good" if summary.saved_usd > 0 else "bad"
-        yield Line("saved", usd(summary.saved_usd), share, look)
+        yield Line("saved", usd(summary.saved_usd), share, _look_of_saving(summary.saved_usd))
     elif summary.baseline is not None:
         yield Line("saved", "unknown", f"{summary.baseline} states no price per token")
     if summary.routing is not None:
@@ -84,6 +83,12 @@ def summary_lines(summary: Summary) -> Iterator[Line]:
         yield Line("warning", "", warning, "warn")
     yield Line("output", "", summary.output)
     yield Line("logs", "", summary.logs)
+
+
+def _look_of_saving(saved_usd: float) -> Look:
+    if not saved_usd:
+        return "plain"
+    return "good" if saved_usd > 0 else "bad"
 
 
 def _cache_line(group: dict[str, Any]) -> Line:

@@ -46,7 +46,7 @@ class Device:
             return "a CPU"
         if self.features & _AMX:
             return "a CPU with AMX"
-        return f"a CPU without {'AMX' if self.features & _WIDE else 'AVX-512'}"
+        return "a CPU without AMX" if self.features & _WIDE else "a CPU without AVX-512 and AMX"
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def this_cpu() -> Device:
     """The CPU of this machine; its features stay unknown where Linux does not list them."""
     if not CPUINFO.is_file():
         return Device("cpu")
-    return Device("cpu", features=cpu_flags(CPUINFO.read_text()))
+    return Device("cpu", features=cpu_flags(CPUINFO.read_text()) or None)
 
 
 def cpu_flags(cpuinfo: str) -> frozenset[str]:

@@ -52,10 +52,15 @@ class Replica:
 
 @dataclass(frozen=True)
 class Committed:
-    """What the committed rows of one tier and start took of its replicas."""
+    """What the committed rows of one tier and start took of its replicas.
+
+    `cost_nusd` is all of it, `row_nusd` what the rows themselves are billed: without checks of
+    them in the shadow, and attempts that a retry replaced.
+    """
 
     engine_ns: int = 0
     cost_nusd: int = 0
+    row_nusd: int = 0
 
 
 def overhead_lines(

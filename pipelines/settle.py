@@ -152,8 +152,9 @@ def committed_time(directory: Directory) -> dict[tuple[str, str], Committed]:
     """What committed rows took of their replicas, by (start of the run, tier)."""
     time: Counter[tuple[str, str]] = Counter()
     cost: Counter[tuple[str, str]] = Counter()
+    rows: Counter[tuple[str, str]] = Counter()
     for table in _tables(directory, BILL_PARTS):
-        grouped = table.group_by(["attempt_id", "tier"]).aggregate(
+        grouped = table.group_by(["attempt_id", "tier", "kind"]).aggregate(
             [("engine_ns", "sum"), ("cost_nusd", "sum")]
         )
         for row in grouped.to_pylist():
@@ -161,7 +162,8 @@ def committed_time(directory: Directory) -> dict[tuple[str, str], Committed]:
                 key = (row["attempt_id"], row["tier"])
                 time[key] += row["engine_ns_sum"]
                 cost[key] += row["cost_nusd_sum"]
-    return {key: Committed(time[key], cost[key]) for key in time}
+                rows[key] += row["cost_nusd_sum"] if row["kind"] == "row" else 0
+    return {key: Committed(time[key], cost[key], rows[key]) for key in time}
 
 
 def count_rows(directory: Directory) -> dict[str, Any]:
@@ -193,9 +195,10 @@ def count_rows(directory: Directory) -> dict[str, Any]:
                 by_tier[tier][name] += pc.sum(mine[name]).as_py() or 0
         totals["escalated"] += _count(pc.greater(generated["escalations"], 0))
         totals["fallbacks"] += _count(pc.is_valid(generated["fallback_from"]))
-    # Tiers pay for what they did, also where the answer came from another.
+    # Tiers pay for what they did, also where the answer came from another. What checks of rows
+    # and lost attempts cost are lines of their own.
     for (_, tier), done in committed_time(directory).items():
-        by_tier[tier]["cost_nusd"] += done.cost_nusd
+        by_tier[tier]["cost_nusd"] += done.row_nusd
     return {
         **totals,
         "by_source": dict(by_source),

@@ -10,9 +10,11 @@ from jobs.tiers import ACCELERATORS
 from pipelines.formats import (
     CAPABILITIES,
     Device,
+    computes_halves,
     cpu_flags,
     model_refusal,
     runnable,
+    this_cpu,
     weight_formats,
 )
 
@@ -113,7 +115,7 @@ def test_a_refusal_names_the_format_the_device_and_what_runs_there(tmp_path: Pat
     assert "GPTQ-8bit" not in problem
     problem = model_refusal(model(tmp_path, compressed(INT4)), {}, AVX2)
     assert problem is not None
-    assert "W4A16 weights do not run on a CPU without AVX-512; it can run" in problem
+    assert "W4A16 weights do not run on a CPU without AVX-512 and AMX; it can run" in problem
 
 
 def test_a_width_that_the_cpu_kernel_cannot_divide_is_refused(tmp_path: Path) -> None:
@@ -146,6 +148,28 @@ def test_flags_are_read_from_both_kinds_of_cpuinfo() -> None:
     x86 = "processor\t: 0\nflags\t\t: fpu amx_tile avx512f\n\nprocessor\t: 1\nflags\t\t: fpu\n"
     assert cpu_flags(x86) == {"fpu", "amx_tile", "avx512f"}
     assert cpu_flags("processor\t: 0\nFeatures\t: asimd bf16\n") == {"asimd", "bf16"}
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "features", "halves"),
+    [
+        ("flags\t: fpu avx2\n", {"fpu", "avx2"}, False),
+        ("flags\t: fpu avx512f\n", {"fpu", "avx512f"}, True),
+        ("Features\t: asimd\n", {"asimd"}, True),
+        ("cpu\t: POWER9\n", None, True),
+    ],
+)
+def test_a_cpu_is_slow_at_16_bits_only_if_its_flags_say_so(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    cpuinfo: str,
+    features: set[str] | None,
+    halves: bool,
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr("pipelines.formats.CPUINFO", tmp_path / "cpuinfo")
+    assert this_cpu().features == features
+    assert computes_halves(this_cpu()) == halves
 
 
 def test_every_capability_is_of_an_accelerator_that_ray_knows() -> None:

@@ -79,3 +79,46 @@ def test_a_run_that_has_not_ended_has_no_report(tmp_path: Path, make_config: Mak
     assert unfinished.exit_code == 2
     assert "no run has ended here" in unfinished.output
     assert report(tmp_path / "nowhere").exit_code == 2
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_the_parts_of_the_bill_add_up_to_it_after_a_retry(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    """What the first tier did for a row that failed in the second is paid in its first attempt,
+    and again when it is tried again."""
+    never = [{"by": "regex", "pattern": "^never$"}]
+    route = {
+        "policy": "cascade",
+        "steps": [{"tier": "cheap", "accept": never}],
+        "otherwise": "strong",
+    }
+    rows = [{"id": str(i), "prompt": f"p {i}"} for i in range(6)]
+    tiers = [tier("cheap"), tier("strong", fail_every=1)]
+    config = make_config(rows, tiers=tiers, route=route, baseline="strong")
+    for retry in (False, True):
+        summary = run(config, retry=retry)
+        assert summary.errors == 6
+        parts = [t["cost_usd"] for t in summary.by_tier.values()] + [*summary.overhead_usd.values()]
+        assert 0 < sum(parts) == pytest.approx(summary.bill_usd, abs=1e-12)
+    assert summary.overhead_usd["retry"] == pytest.approx(summary.bill_usd / 2)
+    page = Page(tmp_path / "out" / REPORT)
+    assert {"the bill", "rows"} <= set(page.plots)
+    assert "US dollars per row" not in page.plots
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_run_that_ended_without_its_page_gets_it(tmp_path: Path, make_config: MakeConfig) -> None:
+    config, path = make_config([{"id": "1", "prompt": "x"}]), tmp_path / "out" / REPORT
+    summary = run(config)
+    path.unlink()
+    assert run(config) == summary
+    assert Page(path).plots
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_a_run_without_any_answer_has_a_page(tmp_path: Path, make_config: MakeConfig) -> None:
+    run(make_config([{"id": "1", "prompt": ""}]))
+    page = Page(tmp_path / "out" / REPORT)
+    assert page.plots == ["rows"]
+    assert "Rows that were generated" not in " ".join(page.text)

@@ -256,14 +256,22 @@ class Poisoned(VLLMEngine):
     async def start(self) -> None:
         self._llm = SimpleNamespace(shutdown=lambda: None)  # type: ignore[assignment]
 
+    async def _prepare(self, request: Request) -> Ask:
+        assert request.messages[0]["content"] == "Hello"
+        return Ask([1], None)  # type: ignore[arg-type]
 
-@pytest.mark.parametrize("killers", [1, 12])
-def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it(killers: int) -> None:
+
+@pytest.mark.parametrize(("killers", "first"), [(1, 20), (12, 20), (12, 0)])
+def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it(
+    killers: int, first: int
+) -> None:
+    """Whether it has answered before or not."""
+
     async def all_at_once() -> tuple[list[Answer], int]:
         engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
         await engine.start()
         engine.admission.open(64)
-        rows = [*range(20), *[666] * killers, *range(20, 40)]
+        rows = [*range(first), *[666] * killers, *range(first, 40)]
         answers = await asyncio.gather(
             *(engine._generate(Generation(Ask([row], None))) for row in rows)  # type: ignore[arg-type]
         )
@@ -279,13 +287,21 @@ def test_a_row_that_kills_its_engine_each_time_takes_nobody_with_it(killers: int
     assert limit == 16
 
 
+class Broken(Poisoned):
+    """Its core dies of everything."""
+
+    async def _once(self, generation: Generation) -> Answer:
+        generation.ask.tokens[0] = 666
+        return await super()._once(generation)
+
+
 def test_an_engine_that_never_works_ends_the_run_and_not_each_row() -> None:
     async def all_at_once() -> Poisoned:
-        engine = Poisoned(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
+        engine = Broken(VLLM(kind="vllm", model=MODEL), {}, 3, stall_s=60)
         await engine.start()
         engine.admission.open(64)
-        asked = (Generation(Ask([666], None)) for _ in range(20))  # type: ignore[arg-type]
-        with pytest.raises(RunFailure, match="has answered nothing yet and died under each of 3"):
+        asked = (Generation(Ask([row], None)) for row in range(20))  # type: ignore[arg-type]
+        with pytest.raises(RunFailure, match=r"nothing yet, died under each of 3 rows.* plain"):
             await asyncio.gather(*map(engine._generate, asked))
         return engine
 

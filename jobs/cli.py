@@ -20,7 +20,6 @@ from jobs.options import run_options, set_option
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config, load_config, parse_override
 from pipelines.errors import EXIT_FAILED, EXIT_USAGE, RunFailure, UsageProblem
-from pipelines.storage import Directory
 
 # What users and libraries wrote must come out as it is: `a:x:` holds no sign of anything.
 out, err = Console(emoji=False), Console(stderr=True, emoji=False)
@@ -154,6 +153,7 @@ def report(output: str, as_json: bool) -> None:
     """Print what the run in OUTPUT did, and write OUTPUT/report.html anew."""
     from jobs.run_report import ended_run, write_report
     from jobs.summary_table import print_summary
+    from pipelines.storage import Directory
 
     directory = Directory(output, _resolved(output, ()).storage)
     summary = ended_run(directory)

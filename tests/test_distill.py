@@ -42,7 +42,14 @@ def settings(folder: Path, **changed: Any) -> dict[str, Any]:
         "max_new_tokens": 16,
         "output": str(folder / "out"),
         "eval": {"rows": 140, "every_steps": EVERY},
-        "train": {"steps": STEPS, "batch_tokens": 2048, "learning_rate": 1e-5, "warmup": 2},
+        # Not each CPU that runs this multiplies 16-bit numbers by itself.
+        "train": {
+            "steps": STEPS,
+            "batch_tokens": 2048,
+            "learning_rate": 1e-5,
+            "warmup": 2,
+            "precision": "float32",
+        },
         "publish": {"max_score_loss_points": 20.0},
         "baselines": [],
         **changed,

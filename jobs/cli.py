@@ -299,7 +299,13 @@ def serve(
 def _resolved(output: str, settings: tuple[str, ...]) -> RunConfig:
     """The configuration of the run in OUTPUT."""
     file = f"{output.rstrip('/')}/resolved.yaml"
-    return _overridden(file, settings, {"output.path": output})
+    try:
+        return _overridden(file, settings, {"output.path": output})
+    except UsageProblem as problem:
+        if not isinstance(problem.__cause__, FileNotFoundError):
+            raise
+        message = f"{output}: must be the folder that a run has written to, with its resolved.yaml"
+        raise UsageProblem(message) from problem
 
 
 def _run_and_report(config: RunConfig, as_json: bool, retry: bool = False) -> NoReturn:

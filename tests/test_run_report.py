@@ -78,7 +78,9 @@ def test_a_run_that_has_not_ended_has_no_report(tmp_path: Path, make_config: Mak
     unfinished = report(tmp_path / "out")
     assert unfinished.exit_code == 2
     assert "no run has ended here" in unfinished.output
-    assert report(tmp_path / "nowhere").exit_code == 2
+    nowhere = report(tmp_path / "nowhere")
+    assert nowhere.exit_code == 2
+    assert "must be the folder that a run has written to" in nowhere.output
 
 
 @pytest.mark.usefixtures("ray_here")

@@ -146,7 +146,7 @@ class _Api:
         check_limit(body, self._serve)
         trace = request.headers.get("traceparent")
         name, stream = request.state.request_id, bool(told.stream)
-        return Asked(name, tenant, url, stream, row, trace, told.priority)
+        return Asked(name, tenant, url, stream, row, trace, told.priority or 0)
 
 
 class _told:

@@ -35,8 +35,11 @@ class Envelope(BaseModel):
     user: str | None = None
     store: bool | None = None
     service_tier: str | None = None
-    priority: int = Field(
-        0, ge=0, lt=2**31, description="the larger waits for the smaller, and leaves slots free"
+    priority: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="the larger waits for the smaller, which is 0 unless it is stated",
     )
 
     @property

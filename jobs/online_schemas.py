@@ -95,7 +95,7 @@ class EmbeddingBody(BaseModel):
     lora: str | None = None
     user: str | None = None
     metadata: dict[str, Any] | None = None
-    priority: Count = 0
+    priority: Count | None = None
 
 
 class Error(BaseModel):

@@ -17,6 +17,7 @@ from whole_app import Whole, whole_app
 
 from jobs.batch_runner import BatchRunner
 from jobs.online_document import OPERATIONS, document
+from jobs.online_schemas import ChatBody, CompletionBody, EmbeddingBody
 from pipelines.config import Storage
 from pipelines.storage import Directory
 from pipelines.tenants import Tenant
@@ -73,6 +74,13 @@ def test_the_document_has_every_route_and_its_401(whole: Whole) -> None:
             is_open = (method.upper(), path) in OPEN
             assert ("401" in operation["responses"]) != is_open
             assert ("security" in operation) != is_open
+
+
+def test_the_document_lets_null_stand_for_every_field_that_may_be_left_out() -> None:
+    for body in (ChatBody, CompletionBody, EmbeddingBody):
+        told = body.model_json_schema()
+        for name in told["properties"].keys() - set(told["required"]):
+            assert {"type": "null"} in told["properties"][name]["anyOf"], f"{body.__name__}.{name}"
 
 
 def fresh() -> str:

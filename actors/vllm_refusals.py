@@ -75,12 +75,8 @@ class StatedContext:
 
     @cached_property
     def _limit(self) -> int | None:
-        stated = self._config.engine_args.get("max_model_len")
-        file = Path(self._config.model, "config.json")
-        if stated is None and file.is_file():
-            stated = json.loads(file.read_text()).get("max_position_embeddings")
         has_tokenizer = Path(self._config.model, "tokenizer.json").is_file()
-        return stated if isinstance(stated, int) and has_tokenizer else None
+        return stated_context(self._config) if has_tokenizer else None
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -88,6 +84,15 @@ class StatedContext:
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast.from_pretrained(self._config.model)
+
+
+def stated_context(config: VLLM) -> int | None:
+    """Tokens that a prompt and its answer may have together, if that can be told."""
+    stated = config.engine_args.get("max_model_len")
+    file = Path(config.model, "config.json")
+    if stated is None and file.is_file():
+        stated = json.loads(file.read_text()).get("max_position_embeddings")
+    return stated if isinstance(stated, int) else None
 
 
 def text_bytes(request: Request) -> int:

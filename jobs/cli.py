@@ -110,6 +110,45 @@ def run(
 
 @main.command()
 @click.argument("config", type=click.Path())
+@run_options
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Requests of the input to look at closely.",
+)
+@click.option(
+    "--like", multiple=True, metavar="OUTPUT", help="An earlier OUTPUT with answers like these."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the forecast as JSON.")
+@set_option
+def plan(
+    config: str,
+    input_path: str | None,
+    output_path: str | None,
+    budget_usd: float | None,
+    sample: int,
+    like: tuple[str, ...],
+    as_json: bool,
+    settings: tuple[str, ...],
+) -> None:
+    """Forecast what `run` will answer, take and cost, and ask no tier for it."""
+    from jobs.forecast import forecast_run
+    from jobs.forecast_table import print_forecast
+
+    given = {"input.path": input_path, "output.path": output_path, "budget_usd": budget_usd}
+    resolved = _overridden(config, settings, given)
+    with _own_terminal():
+        found = forecast_run(resolved, sample, like)
+    if as_json:
+        click.echo(json.dumps(found.as_dict(), indent=2))
+    else:
+        print_forecast(found, f"plan of {config}", out)
+
+
+@main.command()
+@click.argument("config", type=click.Path())
 @click.option("--address", help="The http address of a cluster's dashboard.")
 @click.option("--no-wait", is_flag=True, help="Return as soon as the job is submitted.")
 @click.option("--stop", is_flag=True, help="Stop this run's job instead.")

@@ -241,15 +241,15 @@ def _inspect(
         column = dialect.id_column
         if column in schema.names:
             with_ids = [file for file, s in zip(files, schemas, strict=True) if column in s.names]
-            digests = _each(scan_parquet_ids, [(f, column, fs) for f in with_ids], blocks)
+            digests = look_at_each(scan_parquet_ids, [(f, column, fs) for f in with_ids], blocks)
             _refuse_duplicates(digests, blocks, dialect, fs)
         return schema
-    scans: list[Scan] = _each(scan_block, [(block, dialect, fs) for block in blocks], blocks)
+    scans: list[Scan] = look_at_each(scan_block, [(block, dialect, fs) for block in blocks], blocks)
     _refuse_duplicates([scan.ids for scan in scans], blocks, dialect, fs)
     return merge(scan.votes for scan in scans)
 
 
-def _each(look: Any, calls: Sequence[tuple[Any, ...]], blocks: Sequence[Block]) -> list[Any]:
+def look_at_each(look: Any, calls: Sequence[tuple[Any, ...]], blocks: Sequence[Block]) -> list[Any]:
     """Call for each, in Ray tasks where the input is large."""
     if sum(block.num_rows for block in blocks) <= _INLINE_ROWS:
         return [look(*call) for call in calls]

@@ -1,6 +1,6 @@
 """A run's summary for a person: the lines of it, and how they look at a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,12 +26,17 @@ class Line:
 
 def print_summary(summary: Summary, console: Console) -> None:
     """What a person wants to know, at a glance."""
-    table = Table(title=f"run {summary.run_id}", title_justify="left", show_header=False, box=None)
+    print_lines(f"run {summary.run_id}", summary_lines(summary), console)
+
+
+def print_lines(title: str, lines: Iterable[Line], console: Console) -> None:
+    """Names, figures and what they mean, each in a column of its own."""
+    table = Table(title=title, title_justify="left", show_header=False, box=None)
     table.add_column(style="bold")
     table.add_column(justify="right")
     # A path that is cut off leads nowhere.
     table.add_column(overflow="fold")
-    for line in summary_lines(summary):
+    for line in lines:
         name, value = Text(line.name), Text(line.value)
         (value if line.value else name).stylize(_COLOURS[line.look])
         table.add_row(name, value, Text(line.detail))
@@ -40,9 +45,9 @@ def print_summary(summary: Summary, console: Console) -> None:
 
 def summary_lines(summary: Summary) -> Iterator[Line]:
     """All of them, in order."""
-    yield Line("rows", f"{summary.rows:,}", _share(summary.ok, summary.rows, "answered"))
+    yield Line("rows", f"{summary.rows:,}", share_of(summary.ok, summary.rows, "answered"))
     for source, rows in sorted(summary.by_source.items(), key=lambda item: -item[1]):
-        yield Line(f"  {source}", f"{rows:,}", _share(rows, summary.rows))
+        yield Line(f"  {source}", f"{rows:,}", share_of(rows, summary.rows))
     if summary.errors:
         kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(summary.by_error.items()))
         yield Line("  errors", f"{summary.errors:,}", f"{kinds}; see errors/", "bad")
@@ -52,7 +57,7 @@ def summary_lines(summary: Summary) -> Iterator[Line]:
         detail = f"{counts['prompt_tokens'] + counts['completion_tokens']:,} tokens"
         yield Line(f"tier {tier}", f"{counts['rows']:,}", f"{detail}, {usd(counts['cost_usd'])}")
     if summary.escalated:
-        share = _share(summary.escalated, summary.by_source.get("generated", 0))
+        share = share_of(summary.escalated, summary.by_source.get("generated", 0))
         yield Line("escalated", f"{summary.escalated:,}", f"{share} of what was generated")
     if summary.fallbacks:
         yield Line("fallbacks", f"{summary.fallbacks:,}", "answered while their tier was out")
@@ -63,7 +68,7 @@ def summary_lines(summary: Summary) -> Iterator[Line]:
     yield Line("bill", usd(summary.bill_usd), f"of which {overheads}" if overheads else "")
     if summary.baseline_usd is not None and summary.saved_usd is not None:
         yield Line("baseline", usd(summary.baseline_usd), f"all on {summary.baseline}")
-        share = _share(summary.saved_usd, summary.baseline_usd)
+        share = share_of(summary.saved_usd, summary.baseline_usd)
         yield Line("saved", usd(summary.saved_usd), share, _look_of_saving(summary.saved_usd))
     elif summary.baseline is not None:
         yield Line("saved", "unknown", f"{summary.baseline} states no price per token")
@@ -124,5 +129,5 @@ def usd(amount: float) -> str:
     return f"${amount:,.2f}" if abs(amount) >= 100 else f"${amount:,.6f}"
 
 
-def _share(part: float, whole: float, word: str = "") -> str:
+def share_of(part: float, whole: float, word: str = "") -> str:
     return f"{100 * part / whole:.1f} % {word}".strip() if whole else ""

@@ -6,6 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 from conftest import PRICE, ROOT, MakeConfig, tier, write_jsonl
@@ -17,7 +18,8 @@ from jobs.preflight import plan_run
 from jobs.survey import survey
 from pipelines.config import RunConfig
 from pipelines.config_file import dump_config
-from pipelines.storage import Directory
+from pipelines.intake import read_block
+from pipelines.storage import Directory, open_filesystem
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -77,6 +79,23 @@ def test_what_is_done_is_not_planned_again(tmp_path: Path, make_config: MakeConf
     assert within(left, rest.bill_usd - summary.bill_usd)
     done = forecast_run(config, size=1000)
     assert (done.rows, done.requests, done.figures.cost_usd.high) == (0, 0, 0)
+
+
+def test_what_a_killed_start_has_answered_is_known(make_config: MakeConfig) -> None:
+    config = make_config(prompts(200, 100))
+    config = config.model_copy(
+        update={"input": config.input.model_copy(update={"block_rows": 100})}
+    )
+    learned = plan_run(config, date(2026, 1, 1))
+    directory = Directory(config.output.path, config.storage)
+    first, second = learned.blocks
+    fs, _ = open_filesystem(config.input.path, config.storage)
+    rows = read_block(first, learned.dialect, learned.schema, learned.policy, fs)
+    status = ["ok"] * 90 + ["error"] * 10
+    answered = pa.table({"request_key": rows["request_key"], "status": status})
+    directory.write_table("rows/part-0.parquet", answered)
+    found = survey(learned, [second], directory, size=50)
+    assert (found.known, found.requests) == (90, 10)
 
 
 def test_what_the_response_cache_has_costs_nothing(tmp_path: Path, make_config: MakeConfig) -> None:

@@ -140,7 +140,9 @@ class Service:
         tier = row["tier"]
         referee = self._policies.referees[tier]
         asks = Request.from_json(row["_asked"]) if row["_asked"] else row["_parsed"]
-        request = replace(self._policies.bounded(asks), priority=asked.priority)
+        request = replace(
+            self._policies.bounded(asks), priority=asked.priority, cache_salt=asked.tenant
+        )
         heard = flight.say if asked.stream and referee.may_stream(row) else None
         if self._is_full(tier, asked.priority, paid=bool(row["_work"])):
             raise Overloaded

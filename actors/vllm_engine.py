@@ -234,16 +234,15 @@ class VLLMEngine:
         submit = llm.generate if ask.generates else llm.encode
         started = time.monotonic_ns()
         prompt = ask.tokens + generation.generated
+        # An input of the engine's own kind: a raw prompt would take a detour by a thread.
+        told = tokens_input(prompt, cache_salt=ask.cache_salt)
         # Each choice is a sequence of its own to the engine, and has its share of the time.
         shares = [f"{name}.{i}" for i in range(ask.choices)]
         for share in shares:
             self.clock.admit(share, len(prompt), started)
         final = None
         try:
-            # An input of the engine's own kind: a raw prompt would take a detour by a thread.
-            async for output in submit(
-                tokens_input(prompt), generation.rest(), name, **ask.options
-            ):
+            async for output in submit(told, generation.rest(), name, **ask.options):
                 final = output if speech is None else speech.heard(output)
         finally:
             # Also when it failed: the time that it took was not free.

@@ -57,6 +57,7 @@ class Ask:
         options: further arguments of `AsyncLLM.generate` or `encode`.
         chat: vLLM's own request model, which parsers read; None where nothing is parsed.
         generates: whether tokens come of it, not a vector.
+        cache_salt: see `Request`.
     """
 
     tokens: list[int]
@@ -64,6 +65,7 @@ class Ask:
     options: dict[str, Any] = field(default_factory=dict)
     chat: "ChatCompletionRequest | None" = None
     generates: bool = True
+    cache_salt: str | None = None
 
     @property
     def choices(self) -> int:
@@ -124,17 +126,18 @@ class Translator:
         """What to ask the engine for, or why that cannot be asked."""
         from vllm.exceptions import VLLMClientError
 
-        lora = self.adapters.get(fields.get("lora", ""))
+        lora, salt = self.adapters.get(fields.get("lora", "")), request.cache_salt
         options: dict[str, Any] = {"lora_request": lora} if lora else {}
         if self._config.task != "generate":
             params = self._pooling_params(fields, prompt)
-            return Ask(prompt.tokens, params, options, generates=False)
+            return Ask(prompt.tokens, params, options, generates=False, cache_salt=salt)
         try:
             chat = self._chat(request, fields)
             if chat is not None and self.parser is not None:
                 chat, more = self._parsed_by_vllm(self.parser, chat, prompt.tokens)
                 options |= more
-            return Ask(prompt.tokens, _sampling_params(fields, room, chat), options, chat)
+            sampling = _sampling_params(fields, room, chat)
+            return Ask(prompt.tokens, sampling, options, chat, cache_salt=salt)
         except ValidationError as error:
             first = error.errors()[0]
             return RowProblem("invalid_request", f"{first['loc'][0]}: {first['msg']}")

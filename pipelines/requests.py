@@ -140,12 +140,15 @@ class Request:
         sampling: the fields that the row itself gave; the run's defaults are not mixed in.
         tier: the tier that the row asked for by name, or None.
         priority: in front of an engine the larger waits for the smaller; changes no answer.
+        cache_salt: of two requests with unlike ones neither is faster for what the prefix cache
+            holds of the other; changes no answer.
     """
 
     messages: list[dict[str, Any]]
     sampling: dict[str, Any]
     tier: str | None = None
     priority: int = 0
+    cache_salt: str | None = None
 
     @property
     def last_user_text(self) -> str:
@@ -161,7 +164,8 @@ class Request:
         return temperature == 0 or seed is not None
 
     def to_json(self) -> str:
-        last = [self.priority] if self.priority else []
+        online = [self.priority, self.cache_salt]
+        last = online if any(online) else []
         return json.dumps([self.messages, self.sampling, self.tier, *last], ensure_ascii=False)
 
     @classmethod

@@ -305,6 +305,23 @@ def test_tenants_have_keys_of_their_own(tmp_path: Path) -> None:
     assert len(keys) == 3
 
 
+def test_tenants_share_no_prefix_cache(tmp_path: Path) -> None:
+    async def salts(*tenants: str | None) -> list[str | None]:
+        here, seen = Here(plan_of(tmp_path)), list[str | None]()
+        turn = here.tier.turn
+
+        async def noted(request: Request, *given: Any) -> Any:
+            seen.append(request.cache_salt)
+            return await turn(request, *given)
+
+        here.tier.turn = noted  # type: ignore[method-assign]
+        for number, tenant in enumerate(tenants):
+            await here.answer(here.asked(f"one {number}", tenant))
+        return seen
+
+    assert asyncio.run(salts("acme", "other", None)) == ["acme", "other", None]
+
+
 def test_a_request_outlives_the_replica_that_worked_on_it(tmp_path: Path) -> None:
     async def survives() -> Asked:
         here = Here(plan_of(tmp_path))

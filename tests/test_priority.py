@@ -1,6 +1,7 @@
 """Batch work fills what online requests leave: who goes in first, who waits, who is turned away."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -24,8 +25,8 @@ def asked(text: str, priority: int = 0) -> Request:
     return Request([{"role": "user", "content": text}], {}, None, priority)
 
 
-def test_a_request_keeps_its_priority_on_its_way_to_a_replica() -> None:
-    for request in (asked("x", LATER), asked("x")):
+def test_a_request_keeps_what_is_online_only_on_its_way_to_a_replica() -> None:
+    for request in (asked("x", LATER), asked("x"), replace(asked("x"), cache_salt="acme")):
         assert Request.from_json(request.to_json()) == request
 
 

@@ -225,6 +225,15 @@ def test_a_shared_prefix_is_read_from_the_prefix_cache(running: Running) -> None
     assert all(a.usage.cached_prompt_tokens < a.usage.prompt_tokens for a in answers)
 
 
+def test_who_has_another_salt_cannot_tell_what_is_in_the_prefix_cache(running: Running) -> None:
+    system = {"role": "system", "content": "Whoever asks, never tell what others asked. " * 12}
+    turns = [system, {"role": "user", "content": TEXTS[0]}]
+    salts = ("acme", "acme", "other", None)
+    answers = [running.answers(Request(turns, {}, cache_salt=salt))[0] for salt in salts]
+    assert [a.usage.cached_prompt_tokens > 0 for a in answers] == [False, True, False, False]
+    assert len({a.response for a in answers}) == 1
+
+
 def test_shares_of_the_engines_time_sum_to_it(running: Running) -> None:
     clock = running.engine.clock
     before = clock.busy_ns

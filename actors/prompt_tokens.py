@@ -31,12 +31,18 @@ class PromptTokens:
         self._special = _special_tokens(tokenizer)
         pattern = "|".join(re.escape(text) for text in sorted(self._special, key=len)[::-1])
         self._pieces = re.compile(f"({pattern})") if pattern else None
-        self._kept = lru_cache(maxsize=_KEPT_PIECES)(self._encode)
+        self._kept = lru_cache(maxsize=_KEPT_PIECES)(lambda piece, _: self._encode(piece))
 
-    def __call__(self, messages: Sequence[dict[str, Any]], **template: Any) -> list[int]:
+    def __call__(
+        self,
+        messages: Sequence[dict[str, Any]],
+        cache_salt: str | None = None,
+        **template: Any,
+    ) -> list[int]:
         """The prompt's token ids. Raises whatever the template raises.
 
         Args:
+            cache_salt: what is remembered serves only prompts with the same one.
             template: further arguments for the chat template, such as tools.
         """
         arguments = {"add_generation_prompt": True, **template}
@@ -46,9 +52,9 @@ class PromptTokens:
             )
             return ids
         text = self._tokenizer.apply_chat_template(messages, tokenize=False, **arguments)
-        return self.encode(text)
+        return self.encode(text, cache_salt)
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, cache_salt: str | None = None) -> list[int]:
         """The text's token ids; what a chat template would add must already be in it."""
         if self._pieces is None or len(text) < _WORTH_KEEPING_CHARS:
             return self._encode(text)
@@ -60,7 +66,7 @@ class PromptTokens:
             elif len(piece) < _WORTH_KEEPING_CHARS:
                 ids += self._encode(piece) if piece else ()
             else:
-                ids += self._kept(piece)
+                ids += self._kept(piece, cache_salt)
         if self._kept.cache_info().misses == new:
             return ids
         whole = self._encode(text)

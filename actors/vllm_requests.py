@@ -6,14 +6,13 @@ on vLLM's server.
 """
 
 import inspect
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from actors.prompt_tokens import PromptTokens
+from actors.vllm_prompts import Prompt, Prompts
 from pipelines.errors import RowProblem
 from pipelines.requests import Request
 from pipelines.tier import VLLM
@@ -35,18 +34,6 @@ _CHAT_FIELDS = (
     "chat_template_kwargs", "skip_special_tokens",
 )  # fmt: skip
 _NEED_CHAT = ("response_format", "structured_outputs", "tools")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A tokenized prompt.
-
-    Attributes:
-        second_at: where the second text of a pair begins, for models that are told.
-    """
-
-    tokens: list[int]
-    second_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ class Translator:
         self._model = llm.model_config
         self.least_room = 1 if config.task == "generate" else 0
         self._tokenizer = llm.get_tokenizer()
-        self._prompt_tokens = PromptTokens(self._tokenizer)
+        self._prompts = Prompts(self._tokenizer, config.task, self._model.use_sep_token)
         self.parser = _parser_class(config, self._tokenizer)
         self.adapters: dict[str, LoRARequest] = {
             name: LoRARequest(name, number, folder)
@@ -103,22 +90,7 @@ class Translator:
 
     def tokenize(self, request: Request, fields: Mapping[str, Any]) -> Prompt:
         """Raises whatever the chat template raises."""
-        texts = [message["content"] for message in request.messages if "content" in message]
-        if self._config.task == "score":
-            return self._pair(*texts)
-        if self._config.task != "generate":
-            return Prompt(self._tokenizer(texts[0])["input_ids"])
-        messages = [_with_parsed_arguments(message) for message in request.messages]
-        own = fields.get("chat_template_kwargs", {})
-        return Prompt(self._prompt_tokens(messages, tools=fields.get("tools"), **own))
-
-    def _pair(self, query: str, document: str) -> Prompt:
-        """As vLLM's own scoring does it."""
-        if not self._model.use_sep_token:
-            return Prompt(self._tokenizer(query + document)["input_ids"])
-        encoded = self._tokenizer(text=query, text_pair=document)
-        types = encoded.get("token_type_ids")
-        return Prompt(encoded["input_ids"], types.index(1) if types and 1 in types else None)
+        return self._prompts.read(request, fields)
 
     def ask(
         self, request: Request, fields: Mapping[str, Any], prompt: Prompt, room: int
@@ -201,17 +173,6 @@ def _parser_class(config: VLLM, tokenizer: Any) -> "type[Parser] | None":
         model_name=config.model,
         tokenizer=tokenizer,
     )
-
-
-def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
-    """Templates expect the arguments of earlier calls as objects, OpenAI gives JSON text."""
-    if "tool_calls" not in message:
-        return message
-    calls = json.loads(json.dumps(message["tool_calls"]))
-    for call in calls:
-        if isinstance(call["function"].get("arguments"), str):
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"] or "{}")
-    return {**message, "tool_calls": calls}
 
 
 def _sampling_params(

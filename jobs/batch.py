@@ -100,6 +100,19 @@ def remaining_blocks(directory: Directory, plan: Plan) -> list[Block]:
     return [b for b in planned if b.name not in done] + pending_blocks(directory)
 
 
+def spent_before(directory: Directory, plan: Plan) -> int:
+    """Nano-dollars that earlier starts of this run cost: its budget is one.
+
+    Not what they left of a provider's batches, where this start takes that up and counts it.
+    """
+    committed, starts = committed_time(directory), load_replicas(directory)
+    lines = overhead_lines(starts, committed, plan.prices.tiers)
+    lines += calibration_lines(directory)
+    taken_up = {t.name for t in plan.config.tiers if getattr(t.engine, "mode", "") == "batch"}
+    lines += [x for x in batch_lines(starts, committed) if x["tier"] not in taken_up]
+    return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
+
+
 def _hands(plan: Plan) -> int:
     return max(tier.replica_range.max for tier in plan.config.tiers)
 
@@ -131,7 +144,7 @@ class _Run:
         self._started = time.time()
         self._logs = logs
         self._meter = beside_driver(RunMeter).remote(
-            plan.prices, self._budget_nusd(), self._spent_before()
+            plan.prices, self._budget_nusd(), spent_before(directory, plan)
         )
         self._shards = self._start_shards()
         self._cache = RunCache(plan, directory, identity.run_id, self._meter)
@@ -246,19 +259,6 @@ class _Run:
     def _budget_nusd(self) -> int | None:
         budget = self._config.budget_usd
         return None if budget is None else nano_dollars(budget)
-
-    def _spent_before(self) -> int:
-        """What earlier starts of this run cost: its budget is one.
-
-        Not what they left of a provider's batches, where this start takes that up and counts it.
-        """
-        committed = committed_time(self._directory)
-        starts = load_replicas(self._directory)
-        lines = overhead_lines(starts, committed, self._plan.prices.tiers)
-        lines += calibration_lines(self._directory)
-        taken_up = {t.name for t in self._config.tiers if getattr(t.engine, "mode", "") == "batch"}
-        lines += [x for x in batch_lines(starts, committed) if x["tier"] not in taken_up]
-        return sum(c.cost_nusd for c in committed.values()) + sum(x["cost_nusd"] for x in lines)
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

@@ -93,8 +93,8 @@ def calibrate(config: RunConfig, rows: int, say: Say, divert_stderr: bool = Fals
 
 
 def _semantic(config: RunConfig) -> Semantic:
-    cache = config.response_cache
-    if cache is None or not cache.enabled or cache.semantic is None:
+    cache = config.cache_in_use
+    if cache is None or cache.semantic is None:
         raise UsageProblem(
             "response_cache.semantic: is not configured, so there is nothing to calibrate; "
             "name an embedder there"

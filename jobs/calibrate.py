@@ -30,8 +30,8 @@ def calibrate(config: RunConfig, rows: int, say: Say) -> Findings:
     Raises:
         UsageProblem: nothing in the configuration learns.
     """
-    cache = config.response_cache
-    is_semantic = cache is not None and cache.enabled and cache.semantic is not None
+    cache = config.cache_in_use
+    is_semantic = cache is not None and cache.semantic is not None
     learns = isinstance(config.route, Calibrated)
     if not learns and not is_semantic:
         raise UsageProblem(

@@ -113,7 +113,7 @@ def run(
 @run_options
 @click.option(
     "--sample",
-    type=click.IntRange(min=1),
+    type=click.IntRange(min=30),
     default=1000,
     show_default=True,
     help="Requests of the input to look at closely.",

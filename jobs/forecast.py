@@ -1,7 +1,7 @@
 """`nightmill plan`: what a run will answer, take and cost, before a cent is spent."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,20 +13,23 @@ from actors.learned_policy import policy_of
 from actors.recall import recall_rows
 from actors.response_cache import ResponseCache
 from actors.router import Router
-from jobs.batch import remaining_blocks
+from jobs.batch import remaining_blocks, spent_before
 from jobs.past_answers import PastAnswers, past_answers
 from jobs.preflight import Plan, check_writable, plan_run
 from jobs.route_plans import has_plan, route_plans
+from jobs.run_state import run_here
 from jobs.survey import Survey, survey
 from jobs.tier_facts import tier_facts
-from pipelines.calibrated_config import Calibrated
+from pipelines.calibrated_config import ByJudge, Calibrated
+from pipelines.commit import waiting_rows
 from pipelines.config import RunConfig
 from pipelines.errors import UsageProblem
-from pipelines.forecast import Asked, Forecast, Path, forecast, paths_of, uncalibrated_paths
-from pipelines.prices import HourRate
+from pipelines.forecast import Forecast, Sampled, forecast
+from pipelines.prices import NUSD, HourRate
 from pipelines.requests import Request
 from pipelines.route_plan import known_answers
 from pipelines.storage import Directory
+from pipelines.walks import Walk, walks, walks_before_calibration
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class RunForecast:
         bad, known, requests: of these, as in `Survey`.
         repeats: of these, such as get the answer of another one.
         sampled: requests that the figures were scaled up from.
+        budget_left_usd: after what the run has cost so far; None without a budget.
+        is_whole: whether the cost leaves no hour out that will be paid.
         remarks: what they rest on, and what they leave out.
     """
 
@@ -51,7 +56,8 @@ class RunForecast:
     sampled: int
     figures: Forecast
     baseline: str | None
-    budget_usd: float | None
+    budget_left_usd: float | None
+    is_whole: bool
     remarks: list[str]
 
     @property
@@ -78,37 +84,37 @@ def forecast_run(config: RunConfig, size: int, like: Sequence[str] = ()) -> RunF
     Raises:
         UsageProblem: the run could not start, or there is no such output.
     """
-    learned = has_plan(config)
-    plan = plan_run(config, datetime.now(UTC).date(), calibrated=learned)
+    plan = plan_run(config, datetime.now(UTC).date(), calibrated=has_plan(config))
     directory = check_writable(config)
-    blocks = remaining_blocks(directory, plan)
-    found = survey(plan, blocks, directory, size)
+    run_here(directory, plan)
     past = past_answers([directory, *(_earlier(path, config) for path in like)], config)
-    facts = {tier.name: tier_facts(plan, tier, past) for tier in config.tiers}
-    figures = forecast(
-        _asked(plan, found), found.requests, facts, _shares(plan, past), plan.prices.baseline
-    )
-    unknown = [
-        f"tier {name}: {what}"
-        for name, tier in facts.items()
-        for what in tier.unknown
-        if name in figures.tiers
-    ]
-    done = sum(map(directory.num_rows, directory.parts("rows")))
-    rows = plan.num_rows - done
+    blocks, remarks = remaining_blocks(directory, plan), list[str]()
+    found = survey(plan, blocks, directory, size)
+    rows = sum(block.num_rows for block in blocks) + waiting_rows(directory)
+    sample = _sampled(plan, found, remarks.append)
+    facts = {
+        tier.name: tier_facts(plan, tier, past, found.requests * _share_of(tier.name, sample))
+        for tier in config.tiers
+    }
+    shares, baseline = _shares(plan, past), plan.prices.baseline
+    figures = forecast(sample, found.requests, rows - found.bad, facts, shares, baseline)
+    for name in figures.tiers:
+        remarks += [f"tier {name}: {what}" for what in facts[name].unknown]
+    left_usd = config.budget_usd and config.budget_usd - spent_before(directory, plan) / NUSD
     return RunForecast(
-        done=done,
+        done=plan.num_rows - rows,
         rows=rows,
         bad=found.bad,
         known=found.known,
         # Some of a run that has begun wait for their answer beside its blocks.
         repeats=rows - found.bad - found.known - found.requests,
         requests=found.requests,
-        sampled=len(found.times),
+        sampled=len(sample),
         figures=figures,
         baseline=config.baseline,
-        budget_usd=config.budget_usd,
-        remarks=[*unknown, *_left_out(plan)],
+        budget_left_usd=left_usd,
+        is_whole=not any(isinstance(facts[name].rate, HourRate) for name in figures.tiers),
+        remarks=[*remarks, *_left_out(plan)],
     )
 
 
@@ -119,24 +125,33 @@ def _earlier(path: str, config: RunConfig) -> Directory:
     return output
 
 
-def _asked(plan: Plan, found: Survey) -> list[Asked]:
+def _sampled(plan: Plan, found: Survey, warn: Callable[[str], None]) -> list[Sampled]:
     if not found.requests:
         return []
-    rows = _routed(plan, found.sample).select(["_request", "source", "tier", "_step"]).to_pylist()
-    asked = []
-    for row, times in zip(rows, found.times, strict=True):
+    table = _routed(plan, found.sample, warn)
+    rows = table.select(["_request", "source", "tier", "_step"]).to_pylist()
+    sample = []
+    for row, times, is_drawn in zip(rows, found.times, found.drawn, strict=True):
         request, is_hit = Request.from_json(row["_request"]), row["source"] is not None
-        paths = _paths(plan, found.requests, request, row["tier"], row["_step"])
-        asked.append(Asked(request, paths, times, is_hit))
-    return asked
+        taken = _walks(plan, found.requests, request, row["tier"], row["_step"])
+        sample.append(Sampled(request, taken, times, is_hit, is_drawn))
+    return sample
 
 
-def _routed(plan: Plan, sample: pa.Table) -> pa.Table:
+def _share_of(tier: str, sample: Sequence[Sampled]) -> float:
+    """Of the requests: that may be put to this tier."""
+    asks = [
+        not one.is_hit and any(visit.tier == tier for walk in one.walks for visit in walk.visits)
+        for one in sample
+    ]
+    return sum(asks) / max(len(asks), 1)
+
+
+def _routed(plan: Plan, sample: pa.Table, warn: Callable[[str], None]) -> pa.Table:
     """As a run's router does it: what was answered before has a source, all else has a tier."""
     config, configured = plan.config, plan.config.route
-    if config.response_cache is not None:
-        cache = ResponseCache(config.response_cache, config.storage, lambda _: None)
-        sample = recall_rows(sample, cache)
+    if config.cache_in_use is not None:
+        sample = recall_rows(sample, ResponseCache(config.cache_in_use, config.storage, warn))
     if isinstance(configured, Calibrated):
         if plan.route_plan is None:
             return sample
@@ -145,16 +160,16 @@ def _routed(plan: Plan, sample: pa.Table) -> pa.Table:
     return Router(policy_of(plan.route, configured, plan.route_plan)).route(sample)
 
 
-def _paths(
+def _walks(
     plan: Plan, requests: int, request: Request, tier: str | None, step: int | None
-) -> Mapping[str, Path]:
+) -> list[Walk]:
     configured = plan.config.route
     if tier is not None:
-        return paths_of(plan.route, configured, request, tier, step)
+        return walks(plan.route, configured, request, tier, step)
     assert isinstance(configured, Calibrated)
     if request.tier:
-        return paths_of(configured, configured, request, request.tier, None)
-    return uncalibrated_paths(configured, request, min(configured.sample_rows / requests, 1))
+        return walks(configured, configured, request, request.tier, None)
+    return walks_before_calibration(configured, request, min(configured.sample_rows / requests, 1))
 
 
 def _shares(plan: Plan, past: PastAnswers) -> Mapping[str, float]:
@@ -172,11 +187,20 @@ def _left_out(plan: Plan) -> list[str]:
     config = plan.config
     remarks = []
     if isinstance(config.route, Calibrated) and plan.route_plan is None:
-        remarks.append("the route is not calibrated yet: rows may go to either tier")
-    if config.response_cache and config.response_cache.semantic:
+        remarks += _of_uncalibrated(config.route)
+    if config.cache_in_use and config.cache_in_use.semantic:
         remarks.append("answers to similar questions in the response cache are not counted")
     if any(isinstance(rate, HourRate) for rate in plan.prices.tiers.values()):
         remarks.append("hours of replicas that load a model or wait for rows are not counted")
+    return remarks
+
+
+def _of_uncalibrated(route: Calibrated) -> list[str]:
+    is_refused = route.calibrate == "beforehand"
+    remedy = "; `run` wants `nightmill calibrate` first" if is_refused else ""
+    remarks = [f"the route is not calibrated yet: rows may go to either tier{remedy}"]
+    if isinstance(route.quality, ByJudge):
+        remarks.append(f"what tier {route.quality.tier} costs as a judge is not counted")
     return remarks
 
 
@@ -185,4 +209,4 @@ def _finite(value: Any) -> Any:
         return {name: _finite(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and math.isinf(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from rich.console import Console
 
 from jobs.forecast import RunForecast
-from jobs.summary_table import Line, print_lines, share_of, usd
+from jobs.summary_table import Line, Look, print_lines, share_of, usd
 from pipelines.forecast import Range, TierForecast
 
 
@@ -34,14 +34,12 @@ def forecast_lines(found: RunForecast) -> Iterator[Line]:
         yield from _tier_lines(tier)
     cost = found.figures.cost_usd
     yield _line("cost", cost, usd)
-    if found.budget_usd is not None:
-        yield _budget_line(cost, found.budget_usd)
+    if found.budget_left_usd is not None:
+        yield _budget_line(cost, found.budget_left_usd, found.is_whole)
     if found.figures.baseline_usd is not None:
         yield _line("baseline", found.figures.baseline_usd, usd, f"all on {found.baseline}")
     if found.saving is not None:
-        yield Line(
-            "saved", f"{100 * found.saving:.1f} %", "", "good" if found.saving > 0 else "bad"
-        )
+        yield _saved_line(found.saving, found.is_whole)
     for remark in found.remarks:
         yield Line("note", "", remark, "warn")
 
@@ -54,19 +52,26 @@ def _tier_lines(tier: TierForecast) -> Iterator[Line]:
         yield _line("  hours", tier.hours, lambda hours: f"{hours:,.2g}")
 
 
-def _budget_line(cost: Range, budget_usd: float) -> Line:
-    if cost.high <= budget_usd:
-        return Line("budget", usd(budget_usd), "is enough", "good")
-    if cost.low > budget_usd:
-        return Line("budget", usd(budget_usd), "ends the run before all is answered", "bad")
-    return Line("budget", usd(budget_usd), "may end the run before all is answered", "warn")
+def _budget_line(cost: Range, left_usd: float, is_whole: bool) -> Line:
+    if cost.high <= left_usd and is_whole:
+        return Line("budget left", usd(left_usd), "is enough", "good")
+    if cost.low > left_usd:
+        return Line("budget left", usd(left_usd), "ends the run before all is answered", "bad")
+    return Line("budget left", usd(left_usd), "may end the run before all is answered", "warn")
+
+
+def _saved_line(saving: float, is_whole: bool) -> Line:
+    look: Look = "bad" if saving < 0 else "good" if is_whole else "plain"
+    return Line(
+        "saved", f"{100 * saving:.1f} %", "" if is_whole else "before the hours below", look
+    )
 
 
 def _line(name: str, amount: Range, write: Callable[[float], str], about: str = "") -> Line:
     """What is expected, and what it lies between."""
-    value = "?" if amount.expected is None else write(amount.expected)
     if amount.low == amount.high:
-        return Line(name, value, about)
+        return Line(name, write(amount.low), about)
+    value = "?" if amount.expected is None else write(amount.expected)
     between = f"at least {write(amount.low)}"
     if math.isfinite(amount.high):
         between = f"{write(amount.low)} to {write(amount.high)}"

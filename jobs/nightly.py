@@ -195,8 +195,8 @@ def _follow_up(config: RunConfig, report: Report, clock: Clock, until: date | No
 
 
 def _compacted(config: RunConfig) -> list[str]:
-    cache = config.response_cache
-    if cache is None or not cache.enabled:
+    cache = config.cache_in_use
+    if cache is None:
         return []
     from actors.cache_repair import compact
     from actors.cache_store import CacheStore

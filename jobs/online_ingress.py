@@ -49,10 +49,10 @@ class Shared(SharedOperations):
 
     def __init__(self, plan: OnlinePlan) -> None:
         super().__init__(plan.config, plan.config.serve)
-        cache = plan.config.response_cache
+        cache = plan.config.cache_in_use
         self._writer: CacheWriter | None = None
         self._writing = asyncio.Lock()
-        if cache is not None and cache.enabled:
+        if cache is not None:
             self._writer = CacheWriter(cache, plan.config.storage, _warn, "")
         self.run_batches("auto")
 
@@ -159,8 +159,8 @@ def slots(plan: OnlinePlan) -> dict[str, int]:
 
 
 def online_cache(plan: OnlinePlan, writer: Any) -> OnlineCache | None:
-    config = plan.config.response_cache
-    if config is None or not config.enabled:
+    config = plan.config.cache_in_use
+    if config is None:
         return None
     cache = ResponseCache(config, plan.config.storage, _warn)
     return OnlineCache(cache, writer, plan.tenant, lambda _: None)

@@ -1,21 +1,23 @@
 """What earlier outputs tell of the next run: how long answers are, and how fast they come."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
+from jobs.run_state import load_replicas
 from jobs.summary import load_summary
 from pipelines.config import RunConfig
+from pipelines.route_config import tiers_named
 from pipelines.storage import Directory
 
 _ENOUGH_ROWS = 100_000
-_COLUMNS = ["status", "source", "tier", "model", "completion_tokens", "e2e_s"]
+_COLUMNS = ["status", "source", "tier", "model", "completion_tokens"]
 
 
 @dataclass(frozen=True)
@@ -24,14 +26,14 @@ class PastAnswers:
 
     Attributes:
         completion_tokens: of each answer.
-        e2e_s: the mean time from asking to the end of an answer.
         tokens_per_s: that one replica generated while it had work.
+        answers_per_s: that one replica gave from its first request to its last answer.
         shares: how many answers it gave where rows were routed as they will be.
     """
 
     completion_tokens: dict[str, np.ndarray]
-    e2e_s: dict[str, float]
     tokens_per_s: dict[str, float]
+    answers_per_s: dict[str, float]
     shares: dict[str, int]
 
 
@@ -39,32 +41,35 @@ def past_answers(outputs: Sequence[Directory], config: RunConfig) -> PastAnswers
     """Read what these outputs hold; of a large one some parts, evenly spread."""
     models = {tier.name: tier.engine.model for tier in config.tiers}
     tokens: dict[str, list[np.ndarray]] = {name: [] for name in models}
-    seconds: dict[str, list[np.ndarray]] = {name: [] for name in models}
-    generated, busy, shares = Counter[str](), Counter[str](), Counter[str]()
+    generated, busy_ns = Counter[str](), Counter[str]()
+    answers, active_ns, shares = Counter[str](), Counter[str](), Counter[str]()
     for output in outputs:
-        is_routed_alike = _route(output) == config.route.model_dump(mode="json")
+        is_routed_alike = _is_routed_alike(output, config, models)
         for name in _some_parts(output):
             rows = _generated(output.read_table(name, _COLUMNS))
             for tier, model in models.items():
-                own = rows.filter(
-                    pc.and_(pc.equal(rows["tier"], tier), pc.equal(rows["model"], model))
-                )
+                is_own = pc.and_(pc.equal(rows["tier"], tier), pc.equal(rows["model"], model))
+                own = rows.filter(is_own)
                 tokens[tier].append(own["completion_tokens"].to_numpy())
-                seconds[tier].append(own["e2e_s"].to_numpy())
                 shares[tier] += own.num_rows * is_routed_alike
+        for replica in chain.from_iterable(load_replicas(output).values()):
+            if models.get(tier := replica.tier) == replica.model:
+                generated[tier] += replica.generated_tokens
+                busy_ns[tier] += replica.busy_ns
+                active_ns[tier] += replica.active_ns
         summary = load_summary(output)
-        for engine in summary.engines if summary else ():
-            if models.get(tier := engine["tier"]) == engine["model"]:
-                generated[tier] += engine["generated_tokens"]
-                busy[tier] += engine["busy_s"]
-    lengths = {tier: np.concatenate([*parts, []]) for tier, parts in tokens.items()}
-    took = {tier: np.concatenate([*parts, []]) for tier, parts in seconds.items()}
+        for tier, told in summary.by_tier.items() if summary else ():
+            answers[tier] += told["rows"]
     return PastAnswers(
-        completion_tokens=lengths,
-        e2e_s={tier: float(np.nanmean(every)) for tier, every in took.items() if len(every)},
-        tokens_per_s={t: generated[t] / busy[t] for t in generated if generated[t] and busy[t]},
+        completion_tokens={tier: np.concatenate([*parts, []]) for tier, parts in tokens.items()},
+        tokens_per_s=_per_s(generated, busy_ns),
+        answers_per_s=_per_s(answers, active_ns),
         shares={tier: count for tier, count in shares.items() if count},
     )
+
+
+def _per_s(counts: Mapping[str, int], ns: Mapping[str, int]) -> dict[str, float]:
+    return {tier: n * 1e9 / ns[tier] for tier, n in counts.items() if n and ns.get(tier)}
 
 
 def _generated(rows: pa.Table) -> pa.Table:
@@ -73,11 +78,15 @@ def _generated(rows: pa.Table) -> pa.Table:
     )
 
 
-def _route(output: Directory) -> Any:
-    """As the configuration beside the results has it."""
+def _is_routed_alike(output: Directory, config: RunConfig, models: Mapping[str, str]) -> bool:
+    """Whether it had the same route, with the same models behind it."""
     if not output.exists("resolved.yaml"):
-        return None
-    return yaml.safe_load(output.read("resolved.yaml"))["route"]
+        return False
+    was = yaml.safe_load(output.read("resolved.yaml"))
+    had = {tier["name"]: tier["engine"]["model"] for tier in was["tiers"]}
+    named = {tier for _, tier in tiers_named(config.route)}
+    is_same = bool(was["route"] == config.route.model_dump(mode="json"))
+    return is_same and all(had.get(tier) == models[tier] for tier in named)
 
 
 def _some_parts(output: Directory) -> list[str]:

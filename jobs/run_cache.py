@@ -57,9 +57,7 @@ class RunCache:
 
     @property
     def config(self) -> ResponseCacheConfig | None:
-        """Of the cache that is used."""
-        cache = self._plan.config.response_cache
-        return cache if cache and cache.enabled else None
+        return self._plan.config.cache_in_use
 
     @property
     def is_semantic(self) -> bool:

@@ -38,25 +38,35 @@ class RunIdentity:
     resumed: bool
 
 
+def run_here(directory: Directory, plan: Plan, retry: bool = False) -> str | None:
+    """The id of the run that OUTPUT holds; None if it holds none.
+
+    Raises:
+        UsageProblem: it is one of another input or, unless its failed rows are to be tried
+            another way, of another configuration.
+    """
+    if not directory.exists(_RUN):
+        return None
+    stored = json.loads(directory.read(_RUN))
+    is_other = stored["policy"] != plan.policy.hex() and not retry
+    if stored["inputs"] != _inputs(plan) or is_other:
+        raise UsageProblem(
+            f"output.path: {directory.url}: holds run {stored['run_id']} of another input, "
+            "routing, model or sampling; choose another output or remove it"
+        )
+    return str(stored["run_id"])
+
+
 def open_run(directory: Directory, plan: Plan, retry: bool = False) -> RunIdentity:
     """Begin a run in an empty OUTPUT, or go on with the same one.
 
     Raises:
-        UsageProblem: the directory holds a run of another input or, unless its failed rows
-            are to be tried another way, of another configuration.
+        UsageProblem: see `run_here`.
     """
-    inputs, policy = _inputs(plan), plan.policy.hex()
-    if directory.exists(_RUN):
-        stored = json.loads(directory.read(_RUN))
-        if stored["inputs"] != inputs or (stored["policy"] != policy and not retry):
-            raise UsageProblem(
-                f"output.path: {directory.url}: holds run {stored['run_id']} of another input, "
-                "routing, model or sampling; choose another output or remove it"
-            )
-        run_id = stored["run_id"]
-    else:
+    run_id = run_here(directory, plan, retry)
+    if run_id is None:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{uuid.uuid4().hex[:6]}"
-        stored = {"run_id": run_id, "inputs": inputs, "policy": policy}
+        stored = {"run_id": run_id, "inputs": _inputs(plan), "policy": plan.policy.hex()}
         directory.write(_RUN, json.dumps(stored).encode())
         note_spending(directory, plan.config, plan.route_plan)
     directory.write("resolved.yaml", dump_config(plan.config).encode())

@@ -2,7 +2,8 @@
 
 Requests are told apart by the first half of their keys, as a run tells them by the whole. The
 smallest of such numbers are a random sample of the requests, each as likely as any other however
-often it is asked.
+often it is asked. Beside them those that are asked most often are looked at, because a few may be
+most of the input.
 """
 
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ class Survey:
     requests: what is left to be answered, each once.
     sample: of these, a row for each, as the router gets it.
     times: how many rows ask each of the sample.
+    drawn: whether chance alone brought it there.
     """
 
     bad: int
@@ -39,6 +41,7 @@ class Survey:
     requests: int
     sample: pa.Table
     times: list[int]
+    drawn: list[bool]
 
 
 def survey(plan: Plan, blocks: Sequence[Block], directory: Directory, size: int) -> Survey:
@@ -54,8 +57,11 @@ def survey(plan: Plan, blocks: Sequence[Block], directory: Directory, size: int)
     looks = look_at_each(_look, [(block, intake, config.dedup) for block in blocks], blocks)
     marks, rows = np.unique(_joined([own for own, _ in looks]), return_counts=True)
     known = np.isin(marks, _answered(directory)) if config.dedup else np.zeros(len(marks), bool)
-    left = marks[~known]
-    chosen = left[:size]
+    left, times = marks[~known], rows[~known]
+    often = _most_often(times, size // 4)
+    drawn = np.setdiff1d(np.arange(len(left)), often)[: size - len(often)]
+    at = np.sort(np.concatenate([often, drawn]))
+    chosen = left[at]
     holding = [
         block for block, (own, _) in zip(blocks, looks, strict=True) if np.isin(own, chosen).any()
     ]
@@ -69,8 +75,15 @@ def survey(plan: Plan, blocks: Sequence[Block], directory: Directory, size: int)
         known=int(rows[known].sum()),
         requests=len(left),
         sample=sample,
-        times=rows[~known][:size].tolist(),
+        times=times[at].tolist(),
+        drawn=np.isin(at, drawn).tolist(),
     )
+
+
+def _most_often(times: NDArray[np.int64], most: int) -> NDArray[np.intp]:
+    """Places of what is asked more than once, most often first."""
+    repeated = np.flatnonzero(times > 1)
+    return repeated[np.argsort(-times[repeated], kind="stable")[:most]]
 
 
 def _look(block: Block, intake: Intake, dedup: bool) -> tuple[Marks, int]:

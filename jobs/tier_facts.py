@@ -1,19 +1,21 @@
 """What can be told of a tier's work before it does any: its tokens, lengths, speed and price."""
 
+import json
 import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from actors.prompt_tokens import PromptTokens
+from actors.hardware import hardware
+from actors.vllm_prompts import Prompts
 from actors.vllm_refusals import stated_context, text_bytes
 from jobs.past_answers import PastAnswers
 from jobs.preflight import Plan
 from jobs.tuning_plans import plans_for
 from pipelines.api_tier import API
-from pipelines.forecast import Range, Speed, TierFacts
-from pipelines.replicas import seqs
+from pipelines.forecast import STANDARD_ERRORS, Range, Speed, TierFacts
 from pipelines.requests import Request
 from pipelines.tier import VLLM, Engine, Scripted, Tier
 
@@ -23,43 +25,47 @@ fewer."""
 _TEMPLATE_TOKENS = 4
 """What a chat template adds to a message, about."""
 _ENOUGH_ANSWERS = 30
-_STANDARD_ERRORS = 1.96
 _SECONDS_PER_MINUTE = 60
 _NAME_ONE = "name an earlier OUTPUT with --like"
 
-Count = Callable[[Request], Range]
+Tokens = Callable[[Request], Range]
 
 
-def tier_facts(plan: Plan, tier: Tier, past: PastAnswers) -> TierFacts:
-    """Loads the tier's tokenizer, if it is here."""
+def tier_facts(plan: Plan, tier: Tier, past: PastAnswers, requests: float) -> TierFacts:
+    """Loads the tier's tokenizer, if it is here.
+
+    Args:
+        requests: that it will get, about: the fewer, the less their mean length is that of others.
+    """
+    engine, unknown = tier.engine, []
     defaults = plan.config.sampling.given()
-    unknown = []
-    counted = _counter(tier.engine)
-    if counted is None:
+    prompt_tokens = _counted(engine, defaults)
+    if prompt_tokens is None:
         unknown.append("its tokenizer is not here; prompt tokens are guessed from bytes")
-    lengths = past.completion_tokens.get(tier.name, np.empty(0))
-    if len(lengths) < _ENOUGH_ANSWERS:
+        prompt_tokens = _guessed(defaults)
+    generates = not isinstance(engine, VLLM) or engine.task == "generate"
+    lengths = past.completion_tokens[tier.name]
+    if generates and len(lengths) < _ENOUGH_ANSWERS:
         unknown.append(f"nothing tells how long its answers are; {_NAME_ONE}")
-        lengths = np.empty(0)
-    prompt_tokens = counted or _from_bytes
+    context = (stated_context(engine) if isinstance(engine, VLLM) else None) or math.inf
+    limit = _limits(engine, defaults, context, prompt_tokens)
     speed = _speed(plan, tier, past)
     if speed.completion_tokens is None and speed.answers is None:
-        unknown.append(f"nothing tells how fast it is; {_NAME_ONE}{_or_tune(tier)}")
+        unknown.append(f"nothing tells how fast it is{_speed_remedy(engine)}")
     return TierFacts(
         rate=plan.prices.tiers[tier.name],
         prompt_tokens=prompt_tokens,
-        completion_tokens=_lengths(tier, defaults, lengths, prompt_tokens),
+        completion_tokens=_lengths(lengths, limit, requests)
+        if generates
+        else lambda _: Range.exactly(0),
         speed=speed,
+        context=context,
         replicas=tier.replica_range.max,
         unknown=tuple(unknown),
     )
 
 
-def _or_tune(tier: Tier) -> str:
-    return ", or run `nightmill tune`" if isinstance(tier.engine, VLLM) else ""
-
-
-def _counter(engine: Engine) -> Count | None:
+def _counted(engine: Engine, defaults: Mapping[str, Any]) -> Tokens | None:
     """Counts a prompt's tokens as the engine will; None where that cannot be done here."""
     if isinstance(engine, Scripted):
         return lambda request: Range.exactly(
@@ -68,88 +74,117 @@ def _counter(engine: Engine) -> Count | None:
     if not isinstance(engine, VLLM):
         return None
     tokenizer = _tokenizer(engine)
-    if tokenizer is None:
+    if tokenizer is None or (engine.task == "generate" and not tokenizer.chat_template):
         return None
-    tokens = PromptTokens(tokenizer)
+    prompts = Prompts(tokenizer, engine.task, use_sep_token=bool(tokenizer.sep_token))
+    guessed = _guessed(defaults)
 
     def counted(request: Request) -> Range:
-        given = request.sampling
-        template = {"tools": given.get("tools"), **given.get("chat_template_kwargs", {})}
         try:
-            return Range.exactly(len(tokens(request.messages, **template)))
+            prompt = prompts.read(request, {**defaults, **request.sampling})
         except Exception:
             # A template raises whatever it likes at messages that are not to its liking.
-            return _from_bytes(request)
+            return guessed(request)
+        return Range.exactly(len(prompt.tokens))
 
-    return counted if tokenizer.chat_template else None
+    return counted
 
 
 def _tokenizer(engine: VLLM) -> Any | None:
     """Importing it takes seconds, of which a run without such a tier needs none."""
     from transformers import AutoTokenizer
 
+    named = engine.engine_args.get("tokenizer", engine.model)
     try:
-        return AutoTokenizer.from_pretrained(engine.model, revision=engine.revision or "main")
-    except (OSError, ValueError):
+        return AutoTokenizer.from_pretrained(
+            named, revision=engine.revision or "main", local_files_only=True
+        )
+    except (OSError, ValueError, ImportError):
         return None
 
 
-def _from_bytes(request: Request) -> Range:
-    size, extra = text_bytes(request), _TEMPLATE_TOKENS * len(request.messages)
-    return Range(*(size / per_token + extra for per_token in _BYTES_PER_TOKEN))
+def _guessed(defaults: Mapping[str, Any]) -> Tokens:
+    def guessed(request: Request) -> Range:
+        tools = {**defaults, **request.sampling}.get("tools")
+        calls = [turn["tool_calls"] for turn in request.messages if "tool_calls" in turn]
+        size = text_bytes(request) + sum(len(json.dumps(each)) for each in (tools, calls) if each)
+        extra = _TEMPLATE_TOKENS * len(request.messages)
+        return Range(*(size / per_token + extra for per_token in _BYTES_PER_TOKEN))
+
+    return guessed
 
 
-def _lengths(tier: Tier, defaults: Mapping[str, Any], past: np.ndarray, prompt: Count) -> Count:
-    """How long answers are: like those before, else from one token up to their limit."""
-    engine = tier.engine
-    if isinstance(engine, VLLM) and engine.task != "generate":
-        return lambda _: Range.exactly(0)
-    context = stated_context(engine) if isinstance(engine, VLLM) else None
-    mean, margin = (float(past.mean()), _margin(past)) if len(past) else (0.0, 0.0)
+def _limits(
+    engine: Engine, defaults: Mapping[str, Any], context: float, prompt_tokens: Tokens
+) -> Callable[[Request], float]:
+    """Tokens that an answer cannot exceed."""
+    unlimited = math.inf
+    if isinstance(engine, API) and engine.dialect == "anthropic":
+        unlimited = engine.default_max_tokens
+
+    def limit(request: Request) -> float:
+        fields = {**defaults, **request.sampling}
+        if "encoding_format" in fields:
+            return 0
+        room = max(context - prompt_tokens(request).low, 0)
+        return min(fields.get("max_tokens") or unlimited, room) * (fields.get("n") or 1)
+
+    return limit
+
+
+def _lengths(past: np.ndarray, limit: Callable[[Request], float], requests: float) -> Tokens:
+    """Like those before, as far as the limit lets them; else from one token up to it."""
+
+    @lru_cache(maxsize=1024)
+    def alike(most: float) -> Range:
+        cut = np.minimum(past, most)
+        apart = STANDARD_ERRORS * cut.std() * math.sqrt(1 / len(cut) + 1 / max(requests, 1))
+        mean = float(cut.mean())
+        return Range(max(mean - apart, 0), mean, min(mean + apart, most))
 
     def length(request: Request) -> Range:
-        room = math.inf if context is None else context - prompt(request).low
-        limit = _limit({**defaults, **request.sampling}, room)
-        if not len(past):
-            return Range(min(1, limit), None, limit)
-        return Range(*(min(tokens, limit) for tokens in (mean - margin, mean, mean + margin)))
+        most = limit(request)
+        if len(past) >= _ENOUGH_ANSWERS:
+            return alike(most)
+        least = min(1, most)
+        return Range(least, most if least == most else None, most)
 
     return length
 
 
-def _limit(fields: Mapping[str, Any], room: float) -> float:
-    """Tokens that an answer cannot exceed."""
-    if "encoding_format" in fields:
-        return 0
-    most = min(fields.get("max_tokens") or math.inf, max(room, 0))
-    return most * (fields.get("n") or 1)
-
-
-def _margin(lengths: np.ndarray) -> float:
-    return _STANDARD_ERRORS * float(lengths.std()) / math.sqrt(len(lengths))
-
-
 def _speed(plan: Plan, tier: Tier, past: PastAnswers) -> Speed:
     """All replicas together."""
-    replicas = tier.replica_range.max
-    if isinstance(tier.engine, API):
-        if tier.engine.mode == "batch":
+    engine, replicas = tier.engine, tier.replica_range.max
+    answers = past.answers_per_s.get(tier.name)
+    if isinstance(engine, API):
+        if engine.mode == "batch":
             # When a batch is done its provider alone decides.
             return Speed()
-        took = past.e2e_s.get(tier.name)
         return Speed(
-            answers=replicas * seqs(tier) / took if took else None,
-            most_requests=_a_second(tier.engine.requests_per_minute),
-            most_tokens=_a_second(tier.engine.tokens_per_minute),
+            answers=answers and answers * replicas,
+            most_requests=_a_second(engine.requests_per_minute),
+            most_tokens=_a_second(engine.tokens_per_minute),
         )
     one = past.tokens_per_s.get(tier.name) or _as_tuned(plan, tier)
-    return Speed(completion_tokens=one and one * replicas)
+    if one is None:
+        return Speed(answers=answers and answers * replicas)
+    return Speed(completion_tokens=one * replicas)
 
 
 def _as_tuned(plan: Plan, tier: Tier) -> float | None:
-    """Of what `tune` tried and took, the fastest: it tried full batches."""
-    taken = [tried for stored in plans_for(plan, tier) for tried in stored.tried if tried.taken]
-    return max((tried.tokens_per_s for tried in taken), default=None)
+    """Of what `tune` tried here and took, the fastest: it tried full batches. What it measured on
+    other machines says nothing of this one."""
+    here = [stored for stored in plans_for(plan, tier) if stored.subject.hardware == hardware()]
+    taken = [tried.tokens_per_s for stored in here for tried in stored.tried if tried.taken]
+    return max(taken, default=None)
+
+
+def _speed_remedy(engine: Engine) -> str:
+    if isinstance(engine, VLLM) and engine.task == "generate":
+        return f"; {_NAME_ONE}, or run `nightmill tune` here"
+    if isinstance(engine, API) and engine.mode == "batch":
+        return ": its provider decides that"
+    return f"; {_NAME_ONE}"
 
 
 def _a_second(per_minute: int | None) -> float | None:

@@ -88,6 +88,13 @@ def write_done(directory: Directory, name: str, done: pa.Table) -> None:
     directory.write_table(part("rows", name), result_table(done))
 
 
+def waiting_rows(directory: Directory) -> int:
+    """Rows of committed blocks that wait for another's answer."""
+    done = committed_blocks(directory)
+    parts = [path for folder in FOLLOWERS.values() for path in directory.parts(folder)]
+    return sum(directory.num_rows(path) for path in parts if block_of(path) in done)
+
+
 def sweep(directory: Directory) -> None:
     """Remove what a killed start left of blocks that it did not finish."""
     done = committed_blocks(directory)

@@ -185,6 +185,12 @@ class RunConfig(Section):
             yield "baseline", self.baseline
 
     @property
+    def cache_in_use(self) -> ResponseCacheConfig | None:
+        """The response cache, unless it is switched off."""
+        cache = self.response_cache
+        return cache if cache and cache.enabled else None
+
+    @property
     def engine_order(self) -> list[Tier]:
         """The tiers as rows meet them: who may get a row from another comes after it."""
         return in_order(self.tiers, self.route)

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.accept_config import ByAgreement, ByVerifier
-from pipelines.calibrated_config import Calibrated
-from pipelines.judging import grade_of_answer, grade_of_prompt
 from pipelines.prices import NUSD, HourRate, TokenRate
 from pipelines.requests import Request
-from pipelines.route_config import Cascade, Gatekeeper, Route, Step
+from pipelines.walks import Walk
 
 Floats = NDArray[np.float64]
+STANDARD_ERRORS = 1.96
+"""Of a mean: 95 %."""
 _SECONDS_PER_HOUR = 3600
 _MTOK = 10**6
-_STANDARD_ERRORS = 1.96
-"""Of a mean: 95 %."""
 _VISITS, _PROMPT, _COMPLETION, _COST = range(4)
 _LOW, _EXPECTED, _HIGH = range(3)
 
@@ -35,41 +32,24 @@ class Range:
     high: float
 
     def times(self, factor: float) -> "Range":
-        return self.through(lambda value: value * factor)
-
-    def through(self, function: Callable[[float], float]) -> "Range":
-        """Args:
-        function: that grows with its argument.
-        """
-        expected = None if self.expected is None else function(self.expected)
-        return Range(function(self.low), expected, function(self.high))
+        """Nothing, where the factor is nothing."""
+        if not factor:
+            return Range.exactly(0)
+        expected = None if self.expected is None else self.expected * factor
+        return Range(self.low * factor, expected, self.high * factor)
 
     @staticmethod
     def exactly(value: float) -> "Range":
         return Range(value, value, value)
 
-
-@dataclass(frozen=True)
-class Visit:
-    """One request to a tier.
-
-    Attributes:
-        asked: what the tier reads.
-        grades: whether it answers with a grade.
-        reads_answer: whether it is asked with the answer of the visit before.
-        share: of the rows on this path that make it.
-        is_certain: whether all of them do; else they may.
-    """
-
-    tier: str
-    asked: Request
-    grades: bool = False
-    reads_answer: bool = False
-    share: float = 1.0
-    is_certain: bool = True
-
-
-Path = Sequence[Visit]
+    @staticmethod
+    def sum(*parts: "Range") -> "Range":
+        told = [part.expected for part in parts if part.expected is not None]
+        return Range(
+            sum(part.low for part in parts),
+            sum(told) if len(told) == len(parts) else None,
+            sum(part.high for part in parts),
+        )
 
 
 @dataclass(frozen=True)
@@ -77,8 +57,7 @@ class Speed:
     """What a tier does a second, all its replicas together; None where it is not known.
 
     Attributes:
-        completion_tokens: as was measured.
-        answers: as was measured.
+        completion_tokens, answers: as was measured.
         most_requests, most_tokens: what limits leave.
     """
 
@@ -95,6 +74,7 @@ class TierFacts:
     Attributes:
         prompt_tokens: of what it is asked.
         completion_tokens: of its answer.
+        context: tokens that a prompt may have; a longer one is refused, and not paid.
         replicas: how many `speed` is of.
         unknown: what is not, for people.
     """
@@ -103,24 +83,27 @@ class TierFacts:
     prompt_tokens: Callable[[Request], Range]
     completion_tokens: Callable[[Request], Range]
     speed: Speed
+    context: float = math.inf
     replicas: int = 1
     unknown: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request of the sample.
+class Sampled:
+    """A request that was looked at closely.
 
     Attributes:
-        paths: that it may take, by the tier that gives the answer.
+        walks: that its rows may take.
         rows: of the input that ask it.
         is_hit: whether the response cache answers it.
+        is_drawn: at random from those that were not chosen for what they are.
     """
 
     request: Request
-    paths: Mapping[str, Path]
+    walks: Sequence[Walk]
     rows: int = 1
     is_hit: bool = False
+    is_drawn: bool = True
 
 
 @dataclass(frozen=True)
@@ -147,46 +130,10 @@ class Forecast:
     baseline_usd: Range | None
 
 
-def paths_of(
-    route: Route, configured: Route, request: Request, tier: str, step: int | None
-) -> dict[str, Path]:
-    """The visits that a row may make, by the tier that gives its answer.
-
-    Args:
-        route: as it is taken, see `route_by`.
-        configured: as it was asked for.
-        tier, step: where the router has put it.
-    """
-    paths: dict[str, Path]
-    if step is not None and isinstance(route, Gatekeeper):
-        graded = Visit(route.tier, grade_of_prompt(route.guide, request), grades=True)
-        paths = {end: [graded, Visit(end, request)] for end in (route.cheap, route.strong)}
-    elif step is not None and isinstance(route, Cascade):
-        paths = _cascade_paths(route, request)
-    else:
-        paths = {tier: [Visit(tier, request)]}
-    if isinstance(configured, Calibrated) and step is not None:
-        checked = Visit(configured.strong, request, share=configured.checked_share)
-        paths[configured.cheap] = [*paths[configured.cheap], checked]
-    return paths
-
-
-def uncalibrated_paths(route: Calibrated, request: Request, sampled: float) -> dict[str, Path]:
-    """The same where nothing was learned yet.
-
-    Args:
-        sampled: the share of requests that both tiers will answer for that.
-    """
-    cheap, strong = Visit(route.cheap, request), Visit(route.strong, request)
-    return {
-        route.cheap: [cheap, replace(strong, share=sampled)],
-        route.strong: [strong, replace(cheap, share=sampled)],
-    }
-
-
 def forecast(
-    sample: Sequence[Asked],
+    sample: Sequence[Sampled],
     requests: int,
+    rows: int,
     facts: Mapping[str, TierFacts],
     shares: Mapping[str, float] | None = None,
     baseline: TokenRate | None = None,
@@ -194,23 +141,24 @@ def forecast(
     """Scale a sample up.
 
     Args:
-        sample: of the requests, each as likely to be in it as any other.
         requests: all there are.
-        shares: of rows with a choice of paths: how often a tier's answer is the last; None where
+        rows: all that get an answer, repeats included.
+        shares: of rows with a choice of walks: how often a tier's answer is the last; None where
             nothing tells.
         baseline: the price that savings are counted from.
     """
     names = [*facts]
-    amounts = np.array([_amounts(asked, names, facts, shares) for asked in sample])
+    scale = _Scale(sample, requests, rows)
+    amounts = np.array([_amounts(one, names, facts, shares) for one in sample])
     amounts = amounts.reshape(len(sample), len(names) + 1, 4, 3)
-    totals = [[_total(amounts[:, t, q], requests) for q in range(4)] for t in range(len(names) + 1)]
-    hits = np.array([[float(asked.is_hit)] * 3 for asked in sample])
+    totals = [[scale.total(amounts[:, t, q]) for q in range(4)] for t in range(len(names) + 1)]
+    hits = np.array([[float(one.is_hit)] * 3 for one in sample])
     baseline_usd = None
     if baseline is not None:
-        instead = np.array([_at_baseline(asked, facts, shares, baseline) for asked in sample])
-        baseline_usd = _total(instead, requests).times(1 / NUSD)
+        instead = np.array([_at_baseline(one, facts, shares, baseline) for one in sample])
+        baseline_usd = scale.total_of_rows(instead).times(1 / NUSD)
     return Forecast(
-        hits=_total(hits, requests),
+        hits=scale.total(hits),
         tiers={
             name: _tier(told, facts[name])
             for name, told in zip(names, totals, strict=False)
@@ -221,91 +169,121 @@ def forecast(
     )
 
 
-def _cascade_paths(route: Cascade, request: Request) -> dict[str, Path]:
-    """Whoever is not accepted may have been judged, or have failed before that."""
-    paths: dict[str, Path] = {}
-    before: list[Visit] = []
-    for step in route.steps:
-        judged = [Visit(step.tier, request), *_judges(step, request)]
-        paths[step.tier] = [*before, *judged]
-        before += [judged[0], *(replace(visit, is_certain=False) for visit in judged[1:])]
-    paths[route.otherwise] = [*before, Visit(route.otherwise, request)]
-    return paths
+class _Scale:
+    """From a sample to all: what was chosen counts as it is, what was drawn stands for the rest."""
+
+    def __init__(self, sample: Sequence[Sampled], requests: int, rows: int) -> None:
+        self._times = np.array([one.rows for one in sample], np.float64)
+        self._drawn = np.array([one.is_drawn for one in sample], bool)
+        self._requests = requests - int((~self._drawn).sum())
+        self._rows = rows - float(self._times[~self._drawn].sum())
+
+    def total(self, values: Floats) -> Range:
+        """Of all requests. `values`: of each, of shape (requests, low / expected / high)."""
+        return self._scaled(values, np.ones(len(values)), self._requests)
+
+    def total_of_rows(self, values: Floats) -> Range:
+        """Of all rows. `values`: of a row that asks each."""
+        return self._scaled(values, self._times, self._rows)
+
+    def _scaled(self, values: Floats, weights: Floats, of: float) -> Range:
+        """A ratio estimate: the weights' whole sum is known."""
+        if not len(values):
+            return Range.exactly(0)
+        chosen = (values * weights[:, None])[~self._drawn].sum(axis=0)
+        drawn, weights = values[self._drawn], weights[self._drawn]
+        size = len(drawn)
+        if not size:
+            return _range(chosen, np.zeros(3))
+        mean = (drawn * weights[:, None]).sum(axis=0) / weights.sum()
+        # Of a population that was looked at as a whole nothing is left to chance.
+        unseen = max(1 - size / self._requests, 0)
+        apart = np.zeros(3)
+        finite = np.isfinite(mean)
+        if unseen:
+            off = (drawn[:, finite] - mean[finite]) * (weights / weights.mean())[:, None]
+            error = np.sqrt((off**2).sum(axis=0) / max(size - 1, 1) / size * unseen)
+            apart[finite] = of * STANDARD_ERRORS * error
+        seen = (drawn * weights[:, None]).sum(axis=0)
+        return _range(chosen + of * mean, apart, least=float(chosen[_LOW] + seen[_LOW]))
 
 
-def _judges(step: Step, request: Request) -> list[Visit]:
-    visits = []
-    for accept in step.accept:
-        if isinstance(accept, ByAgreement):
-            visits.append(Visit(accept.tier, request))
-        elif isinstance(accept, ByVerifier):
-            asked = grade_of_answer(accept.guide, request, "")
-            visits.append(Visit(accept.tier, asked, grades=True, reads_answer=True))
-    return visits
+def _range(levels: Floats, apart: Floats, least: float = 0.0) -> Range:
+    low, expected, high = (float(level) for level in levels)
+    return Range(
+        low=max(low - float(apart[_LOW]), least),
+        expected=None if math.isnan(expected) else expected,
+        high=high + float(apart[_HIGH]),
+    )
 
 
 def _amounts(
-    asked: Asked,
+    one: Sampled,
     names: Sequence[str],
     facts: Mapping[str, TierFacts],
     shares: Mapping[str, float] | None,
 ) -> Floats:
     """Of shape (tiers and all of them together, quantities, low / expected / high); an expected
     value is NaN where nothing tells it."""
-    if asked.is_hit:
+    if one.is_hit:
         return np.zeros((len(names) + 1, 4, 3))
-    return _of_one({end: _walked(path, names, facts) for end, path in asked.paths.items()}, shares)
+    return _of_one(one.walks, [_walked(walk, names, facts) for walk in one.walks], shares)
 
 
 def _at_baseline(
-    asked: Asked,
+    one: Sampled,
     facts: Mapping[str, TierFacts],
     shares: Mapping[str, float] | None,
     rate: TokenRate,
 ) -> Floats:
-    """What the baseline would charge for the answers to all rows that ask this."""
-    costs = {}
-    for end in asked.paths:
-        prompt = facts[end].prompt_tokens(asked.request)
-        cost = _token_cost(rate, prompt, facts[end].completion_tokens(asked.request))
-        costs[end] = np.array(_as_floats(cost.times(asked.rows)))
-    return _of_one(costs, shares)
+    """What the baseline would charge for the answer to a row that asks this."""
+    costs = []
+    for walk in one.walks:
+        tier = facts[walk.end]
+        prompt = tier.prompt_tokens(one.request)
+        cost = _token_cost(rate, prompt, tier.completion_tokens(one.request))
+        costs.append(_as_floats(Range.exactly(0) if prompt.low > tier.context else cost))
+    return _of_one(one.walks, costs, shares)
 
 
-def _of_one(paths: Mapping[str, Floats], shares: Mapping[str, float] | None) -> Floats:
-    """The amounts of a row that takes one of these paths; in what is expected they may agree.
+def _of_one(
+    taken: Sequence[Walk], amounts: Sequence[Floats], shares: Mapping[str, float] | None
+) -> Floats:
+    """The amounts of a row that takes one of these walks; in what is expected they may agree.
 
     Args:
-        paths: by their end, amounts of which the last axis is low / expected / high.
+        amounts: of each walk; the last axis is low / expected / high.
     """
-    every = np.array(list(paths.values()))
+    every = np.array(amounts)
     expected = every[..., _EXPECTED]
-    weights = np.array([(shares or {}).get(end, 0.0) for end in paths])
-    if weights.any():
-        # A path that nobody takes tells nothing, whatever is not known of it.
-        taken = weights > 0
-        mean = np.tensordot(weights[taken] / weights.sum(), expected[taken], 1)
-    else:
-        mean = np.full(expected.shape[1:], np.nan)
+    mean = np.full(expected.shape[1:], np.nan)
+    ends = [walk.end for walk in taken]
+    weights = np.array([(shares or {}).get(end, 0.0) for end in ends])
+    # Of two walks to one end nothing tells which is taken.
+    if weights.any() and len(set(ends)) == len(ends):
+        # A walk that nobody takes tells nothing, whatever is not known of it.
+        mean = np.tensordot(weights[weights > 0] / weights.sum(), expected[weights > 0], 1)
     agreed = np.where((expected == expected[0]).all(axis=0), expected[0], mean)
     return np.stack([every[..., _LOW].min(axis=0), agreed, every[..., _HIGH].max(axis=0)], axis=-1)
 
 
-def _walked(path: Path, names: Sequence[str], facts: Mapping[str, TierFacts]) -> Floats:
+def _walked(walk: Walk, names: Sequence[str], facts: Mapping[str, TierFacts]) -> Floats:
     amounts = np.zeros((len(names) + 1, 4, 3))
     answered = Range.exactly(0)
-    for visit in path:
+    for visit in walk.visits:
         tier = facts[visit.tier]
         prompt = tier.prompt_tokens(visit.asked)
+        if prompt.low > tier.context:
+            continue
         if visit.reads_answer:
-            prompt = _sum(prompt, answered)
+            prompt = Range.sum(prompt, answered)
         if visit.grades:
             most = visit.asked.sampling["max_tokens"]
             completion = Range(1, most, most)
         else:
             completion = answered = tier.completion_tokens(visit.asked)
         quantities = Range.exactly(1), prompt, completion, _cost(tier, prompt, completion)
-        added = np.array([_as_floats(quantity) for quantity in quantities]) * visit.share
+        added = np.array([_as_floats(quantity.times(visit.share)) for quantity in quantities])
         if not visit.is_certain:
             added[:, _LOW] = 0
         amounts[names.index(visit.tier)] += added
@@ -315,51 +293,29 @@ def _walked(path: Path, names: Sequence[str], facts: Mapping[str, TierFacts]) ->
 
 def _token_cost(rate: TokenRate, prompt: Range, completion: Range) -> Range:
     """In nano-dollars. At best the prefix cache knows the whole prompt."""
-    cost = _sum(prompt.times(rate.input), completion.times(rate.output))
+    cost = Range.sum(prompt.times(rate.input), completion.times(rate.output))
     cached = min(rate.cached_input, rate.input)
     low = prompt.low * cached + completion.low * rate.output
     return replace(cost, low=low).times(1 / _MTOK)
 
 
 def _cost(tier: TierFacts, prompt: Range, completion: Range) -> Range:
-    rate = tier.rate
+    rate, speed = tier.rate, tier.speed
     if isinstance(rate, TokenRate):
         return _token_cost(rate, prompt, completion)
-    speed = tier.speed.completion_tokens
-    if speed is None:
-        return Range(0, None, math.inf)
-    return completion.times(rate.nusd_per_hour * tier.replicas / speed / _SECONDS_PER_HOUR)
-
-
-def _sum(a: Range, b: Range) -> Range:
-    expected = None if a.expected is None or b.expected is None else a.expected + b.expected
-    return Range(a.low + b.low, expected, a.high + b.high)
-
-
-def _as_floats(amount: Range) -> tuple[float, float, float]:
-    return amount.low, math.nan if amount.expected is None else amount.expected, amount.high
-
-
-def _total(values: Floats, of: int) -> Range:
-    """A sample's mean times all there are, with what chance may have done to the sample.
-
-    Args:
-        values: of shape (rows, low / expected / high).
-    """
-    size = len(values)
-    if not size:
+    if not rate.nusd_per_hour:
         return Range.exactly(0)
-    low, expected, high = (float(values[:, level].sum()) * of / size for level in range(3))
-    apart = of * math.sqrt(max(1 - size / of, 0) / size) * _STANDARD_ERRORS
+    nusd_per_s = rate.nusd_per_hour * tier.replicas / _SECONDS_PER_HOUR
+    if speed.completion_tokens is not None:
+        return completion.times(nusd_per_s / speed.completion_tokens)
+    if speed.answers is not None:
+        return Range.exactly(nusd_per_s / speed.answers)
+    return Range(0, None, math.inf)
 
-    def margin(level: int) -> float:
-        return apart * float(values[:, level].std()) if apart else 0.0
 
-    return Range(
-        low=max(low - margin(_LOW), float(values[:, _LOW].sum())),
-        expected=None if math.isnan(expected) else expected,
-        high=high if math.isinf(high) else high + margin(_HIGH),
-    )
+def _as_floats(amount: Range) -> Floats:
+    expected = math.nan if amount.expected is None else amount.expected
+    return np.array([amount.low, expected, amount.high])
 
 
 def _tier(told: Sequence[Range], facts: TierFacts) -> TierForecast:
@@ -370,27 +326,19 @@ def _tier(told: Sequence[Range], facts: TierFacts) -> TierForecast:
 
 def _hours(visits: Range, prompt: Range, completion: Range, speed: Speed) -> Range | None:
     """The slowest of what holds it up. Limits alone tell only the least that it takes."""
-    measured = [
-        amount.times(1 / rate)
-        for amount, rate in ((completion, speed.completion_tokens), (visits, speed.answers))
-        if rate
-    ]
+    measured = [(completion, speed.completion_tokens), (visits, speed.answers)]
     limits = [
-        amount.times(1 / rate)
-        for amount, rate in (
-            (visits, speed.most_requests),
-            (_sum(prompt, completion), speed.most_tokens),
-        )
-        if rate
+        (visits, speed.most_requests),
+        (Range.sum(prompt, completion), speed.most_tokens),
     ]
-    if not measured and not limits:
+    is_measured = any(rate for _, rate in measured)
+    every = [amount.times(1 / rate) for amount, rate in (*measured, *limits) if rate]
+    if not every:
         return None
-    every = [*measured, *limits]
-    told = [took.expected for took in every]
-    known = [seconds for seconds in told if seconds is not None]
+    told = [took.expected for took in every if took.expected is not None]
     slowest = Range(
         low=max(took.low for took in every),
-        expected=max(known) if measured and len(known) == len(told) else None,
-        high=max(took.high for took in every) if measured else math.inf,
+        expected=max(told) if is_measured and len(told) == len(every) else None,
+        high=max(took.high for took in every) if is_measured else math.inf,
     )
     return slowest.times(1 / _SECONDS_PER_HOUR)

@@ -22,11 +22,16 @@ def is_leftover(block: Block) -> bool:
 
 
 def pending_blocks(directory: Directory) -> list[Block]:
-    """The rows that a budget left over, and followers whose leader has no full answer."""
-    forget_taken_up(directory)
+    """The rows that a budget left over, and followers whose leader has no full answer.
+
+    Of committed blocks: what an unfinished one left is in its input still.
+    """
+    done = committed_blocks(directory)
+    named = {path: block_of(path) for path in directory.parts(PENDING)}
     return [
-        _block(directory, f"{block_of(path)}.more", path, _PENDING)
-        for path in directory.parts(PENDING)
+        _block(directory, f"{name}.more", path, _PENDING)
+        for path, name in named.items()
+        if name in done and f"{name}.more" not in done
     ]
 
 

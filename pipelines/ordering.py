@@ -80,8 +80,8 @@ def order_once(directory: Directory, sort: Callable[[], None]) -> None:
 
 
 def ordered_blocks(directory: Directory, hands: int) -> list[Block]:
-    """The sorted blocks: the first of each hand, then the second of each."""
-    paths = directory.parts(_FOLDER)
+    """The sorted blocks: the first of each hand, then the second of each; none before all are."""
+    paths = directory.parts(_FOLDER) if directory.exists(_DONE) else []
     size = -(-len(paths) // hands)
     turns = zip_longest(*(paths[i : i + size] for i in range(0, len(paths), size or 1)))
     return [

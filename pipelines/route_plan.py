@@ -67,10 +67,17 @@ def route_by(route: Route, plan: RoutePlan | None) -> Route:
     threshold = plan.certificate.threshold
     if threshold is None:
         return Fixed(policy="fixed", tier=route.strong)
+    return as_ladder(route, plan.model, threshold)
+
+
+def as_ladder(
+    route: CertifiedCascade | CertifiedGatekeeper, measure: str, threshold: float
+) -> Route:
+    """What such a route does with a threshold: a grade, or what is asked of an answer, negated."""
     if isinstance(route, CertifiedGatekeeper):
         told = {name: getattr(route, name) for name in ("tier", "guide", "cheap", "strong")}
         return Gatekeeper(policy="gatekeeper", threshold=round(threshold), **told)
-    step = Step(tier=route.cheap, accept=[_accepting(route, plan.model, -threshold)])
+    step = Step(tier=route.cheap, accept=[_accepting(route, measure, -threshold)])
     return Cascade(policy="cascade", steps=[step], otherwise=route.strong)
 
 

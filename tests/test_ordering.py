@@ -6,6 +6,7 @@ import pyarrow as pa
 
 from pipelines.ordering import (
     SORT_KEYS,
+    order_once,
     ordered_blocks,
     read_ordered,
     with_sort_keys,
@@ -29,8 +30,13 @@ def dealt(directory: Directory, requests: list[Request]) -> list[list[Request]]:
         }
     )
     table = with_sort_keys(table, {}, HANDS).sort_by([(key, "ascending") for key in SORT_KEYS])
-    for number in range(0, -(-len(names) // BLOCK)):
-        write_ordered(directory, number, table.slice(number * BLOCK, BLOCK))
+
+    def sort() -> None:
+        for number in range(0, -(-len(names) // BLOCK)):
+            write_ordered(directory, number, table.slice(number * BLOCK, BLOCK))
+            assert ordered_blocks(directory, HANDS) == [], "there may be more to come"
+
+    order_once(directory, sort)
     blocks = ordered_blocks(directory, HANDS)
     read = [read_ordered(block, directory)["_request"].to_pylist() for block in blocks]
     assert sum(map(len, read)) == len(names)

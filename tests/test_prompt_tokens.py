@@ -57,3 +57,18 @@ def test_a_tokenizer_that_looks_across_special_tokens_gets_whole_prompts(tokeniz
     # The second time nothing in it is new, and so nothing is checked.
     assert [tokens.encode(text) for _ in range(2)] == [whole.encode(text)] * 2
     assert tokens.encode(text + " again") == whole.encode(text + " again")
+
+
+def test_what_is_remembered_serves_only_prompts_with_the_same_salt(tokenizer: Any) -> None:
+    seen: list[str] = []
+
+    class Counting(PromptTokens):
+        def _encode(self, text: str) -> list[int]:
+            seen.append(text)
+            return super()._encode(text)
+
+    tokens = Counting(tokenizer)
+    for salt in ("acme", "acme", "other", None):
+        assert tokens(chat("question"), salt) == PromptTokens(tokenizer)(chat("question"))
+    # Each as a piece and in the whole prompt that it was checked against.
+    assert sum(SYSTEM.strip() in text for text in seen) == 2 * 3

@@ -18,6 +18,16 @@ def chat(text: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
+class Counting(PromptTokens):
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        self.seen: list[str] = []
+
+    def _encode(self, text: str) -> list[int]:
+        self.seen.append(text)
+        return super()._encode(text)
+
+
 TEXTS = ["Sort: 3 1 2", "über ☃ naïve", " leading and trailing ", "<|end|> inside", "x" * 400, "\n"]
 
 
@@ -31,18 +41,11 @@ def test_tokens_are_those_of_the_whole_prompt(tokenizer: Any) -> None:
 
 
 def test_a_shared_text_is_tokenized_once(tokenizer: Any) -> None:
-    seen: list[str] = []
-
-    class Counting(PromptTokens):
-        def _encode(self, text: str) -> list[int]:
-            seen.append(text)
-            return super()._encode(text)
-
     tokens = Counting(tokenizer)
     for i in range(5):
         tokens(chat(f"question {i}"))
     # Once as a piece and once in the whole prompt that it was checked against.
-    assert sum(SYSTEM.strip() in text for text in seen) == 2
+    assert sum(SYSTEM.strip() in text for text in tokens.seen) == 2
 
 
 def test_a_tokenizer_that_looks_across_special_tokens_gets_whole_prompts(tokenizer: Any) -> None:
@@ -60,15 +63,8 @@ def test_a_tokenizer_that_looks_across_special_tokens_gets_whole_prompts(tokeniz
 
 
 def test_what_is_remembered_serves_only_prompts_with_the_same_salt(tokenizer: Any) -> None:
-    seen: list[str] = []
-
-    class Counting(PromptTokens):
-        def _encode(self, text: str) -> list[int]:
-            seen.append(text)
-            return super()._encode(text)
-
     tokens = Counting(tokenizer)
     for salt in ("acme", "acme", "other", None):
         assert tokens(chat("question"), salt) == PromptTokens(tokenizer)(chat("question"))
     # Each as a piece and in the whole prompt that it was checked against.
-    assert sum(SYSTEM.strip() in text for text in seen) == 2 * 3
+    assert sum(SYSTEM.strip() in text for text in tokens.seen) == 2 * 3

@@ -97,10 +97,12 @@ def forecast_run(config: RunConfig, size: int, like: Sequence[str] = ()) -> RunF
         for tier in config.tiers
     }
     shares, baseline = _shares(plan, past), plan.prices.baseline
-    figures = forecast(sample, found.requests, rows - found.bad, facts, shares, baseline)
+    figures = forecast(sample, found.requests, found.asking, facts, shares, baseline)
     for name in figures.tiers:
         remarks += [f"tier {name}: {what}" for what in facts[name].unknown]
-    left_usd = config.budget_usd and config.budget_usd - spent_before(directory, plan) / NUSD
+    left_usd = config.budget_usd
+    if left_usd is not None and blocks:
+        left_usd -= spent_before(directory, plan) / NUSD
     return RunForecast(
         done=plan.num_rows - rows,
         rows=rows,
@@ -129,12 +131,12 @@ def _sampled(plan: Plan, found: Survey, warn: Callable[[str], None]) -> list[Sam
     if not found.requests:
         return []
     table = _routed(plan, found.sample, warn)
-    rows = table.select(["_request", "source", "tier", "_step"]).to_pylist()
+    rows = table.select(["row_id", "_request", "source", "tier", "_step"]).to_pylist()
     sample = []
     for row, times, is_drawn in zip(rows, found.times, found.drawn, strict=True):
-        request, is_hit = Request.from_json(row["_request"]), row["source"] is not None
-        taken = _walks(plan, found.requests, request, row["tier"], row["_step"])
-        sample.append(Sampled(request, taken, times, is_hit, is_drawn))
+        request = Request.from_json(row["_request"])
+        taken = _walks(plan, found.requests, request, row)
+        sample.append(Sampled(request, taken, times, row["source"] is not None, is_drawn))
     return sample
 
 
@@ -160,16 +162,16 @@ def _routed(plan: Plan, sample: pa.Table, warn: Callable[[str], None]) -> pa.Tab
     return Router(policy_of(plan.route, configured, plan.route_plan)).route(sample)
 
 
-def _walks(
-    plan: Plan, requests: int, request: Request, tier: str | None, step: int | None
-) -> list[Walk]:
+def _walks(plan: Plan, requests: int, request: Request, row: Mapping[str, Any]) -> list[Walk]:
     configured = plan.config.route
-    if tier is not None:
-        return walks(plan.route, configured, request, tier, step)
+    if row["tier"] is not None:
+        place = row["tier"], row["_step"], row["row_id"]
+        return walks(plan.route, configured, request, *place)
     assert isinstance(configured, Calibrated)
     if request.tier:
         return walks(configured, configured, request, request.tier, None)
-    return walks_before_calibration(configured, request, min(configured.sample_rows / requests, 1))
+    sampled = min(configured.sample_rows / requests, 1)
+    return walks_before_calibration(configured, request, sampled, row["row_id"])
 
 
 def _shares(plan: Plan, past: PastAnswers) -> Mapping[str, float]:

@@ -29,6 +29,8 @@ def forecast_lines(found: RunForecast) -> Iterator[Line]:
     yield Line("requests", f"{found.requests:,}", f"{found.sampled:,} of them looked at closely")
     if found.figures.hits.high:
         yield _line("  cached", found.figures.hits, _count, "answered by the response cache")
+    if found.figures.refused.high:
+        yield _line("  refused", found.figures.refused, _count, "by their tier: they go to errors/")
     for name, tier in found.figures.tiers.items():
         yield _line(f"tier {name}", tier.requests, _count, "requests")
         yield from _tier_lines(tier)
@@ -37,7 +39,8 @@ def forecast_lines(found: RunForecast) -> Iterator[Line]:
     if found.budget_left_usd is not None:
         yield _budget_line(cost, found.budget_left_usd, found.is_whole)
     if found.figures.baseline_usd is not None:
-        yield _line("baseline", found.figures.baseline_usd, usd, f"all on {found.baseline}")
+        which = "the rows that ask these" if found.done or found.known else "all"
+        yield _line("baseline", found.figures.baseline_usd, usd, f"{which} on {found.baseline}")
     if found.saving is not None:
         yield _saved_line(found.saving, found.is_whole)
     for remark in found.remarks:

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -11,9 +10,9 @@ import pyarrow.compute as pc
 import yaml
 
 from jobs.run_state import load_replicas
-from jobs.summary import load_summary
 from pipelines.config import RunConfig
 from pipelines.route_config import tiers_named
+from pipelines.settle import committed_time
 from pipelines.storage import Directory
 
 _ENOUGH_ROWS = 100_000
@@ -27,13 +26,13 @@ class PastAnswers:
     Attributes:
         completion_tokens: of each answer.
         tokens_per_s: that one replica generated while it had work.
-        answers_per_s: that one replica gave from its first request to its last answer.
+        requests_per_s: that one replica answered from its first request to its last answer.
         shares: how many answers it gave where rows were routed as they will be.
     """
 
     completion_tokens: dict[str, np.ndarray]
     tokens_per_s: dict[str, float]
-    answers_per_s: dict[str, float]
+    requests_per_s: dict[str, float]
     shares: dict[str, int]
 
 
@@ -42,7 +41,7 @@ def past_answers(outputs: Sequence[Directory], config: RunConfig) -> PastAnswers
     models = {tier.name: tier.engine.model for tier in config.tiers}
     tokens: dict[str, list[np.ndarray]] = {name: [] for name in models}
     generated, busy_ns = Counter[str](), Counter[str]()
-    answers, active_ns, shares = Counter[str](), Counter[str](), Counter[str]()
+    requests, active_ns, shares = Counter[str](), Counter[str](), Counter[str]()
     for output in outputs:
         is_routed_alike = _is_routed_alike(output, config, models)
         for name in _some_parts(output):
@@ -52,18 +51,20 @@ def past_answers(outputs: Sequence[Directory], config: RunConfig) -> PastAnswers
                 own = rows.filter(is_own)
                 tokens[tier].append(own["completion_tokens"].to_numpy())
                 shares[tier] += own.num_rows * is_routed_alike
-        for replica in chain.from_iterable(load_replicas(output).values()):
-            if models.get(tier := replica.tier) == replica.model:
-                generated[tier] += replica.generated_tokens
-                busy_ns[tier] += replica.busy_ns
-                active_ns[tier] += replica.active_ns
-        summary = load_summary(output)
-        for tier, told in summary.by_tier.items() if summary else ():
-            answers[tier] += told["rows"]
+        committed = committed_time(output)
+        for attempt, replicas in load_replicas(output).items():
+            for tier in {r.tier for r in replicas if models.get(r.tier) == r.model}:
+                own_replicas = [replica for replica in replicas if replica.tier == tier]
+                generated[tier] += sum(replica.generated_tokens for replica in own_replicas)
+                busy_ns[tier] += sum(replica.busy_ns for replica in own_replicas)
+                # What a kill has lost took time too, and is not known.
+                if (attempt, tier) in committed:
+                    requests[tier] += committed[attempt, tier].requests
+                    active_ns[tier] += sum(replica.active_ns for replica in own_replicas)
     return PastAnswers(
         completion_tokens={tier: np.concatenate([*parts, []]) for tier, parts in tokens.items()},
         tokens_per_s=_per_s(generated, busy_ns),
-        answers_per_s=_per_s(answers, active_ns),
+        requests_per_s=_per_s(requests, active_ns),
         shares={tier: count for tier, count in shares.items() if count},
     )
 

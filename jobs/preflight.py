@@ -148,7 +148,8 @@ def plan_run(config: RunConfig, today: date, calibrated: bool = True) -> Plan:
 def keyed_by(config: RunConfig) -> tuple[str, ...]:
     """Columns that keep rows apart: what routing looks at, and the tenant."""
     tenant = config.input.columns.tenant
-    return (*columns_of(config.route), *((tenant,) if tenant else ()))
+    # Routing may look at the tenant too.
+    return tuple(dict.fromkeys([*columns_of(config.route), *((tenant,) if tenant else ())]))
 
 
 def check_writable(config: RunConfig) -> Directory:

@@ -31,6 +31,7 @@ class Survey:
     bad: rows that hold no valid request.
     known: rows that ask what the run has answered already.
     requests: what is left to be answered, each once.
+    asking: rows that ask these.
     sample: of these, a row for each, as the router gets it.
     times: how many rows ask each of the sample.
     drawn: whether chance alone brought it there.
@@ -39,6 +40,7 @@ class Survey:
     bad: int
     known: int
     requests: int
+    asking: int
     sample: pa.Table
     times: list[int]
     drawn: list[bool]
@@ -74,6 +76,7 @@ def survey(plan: Plan, blocks: Sequence[Block], directory: Directory, size: int)
         bad=sum(bad for _, bad in looks),
         known=int(rows[known].sum()),
         requests=len(left),
+        asking=int(times.sum()),
         sample=sample,
         times=times[at].tolist(),
         drawn=np.isin(at, drawn).tolist(),

@@ -10,13 +10,14 @@ import numpy as np
 
 from actors.hardware import hardware
 from actors.vllm_prompts import Prompts
-from actors.vllm_refusals import stated_context, text_bytes
+from actors.vllm_refusals import refusal, stated_context, text_bytes
 from jobs.past_answers import PastAnswers
 from jobs.preflight import Plan
 from jobs.tuning_plans import plans_for
 from pipelines.api_tier import API
 from pipelines.forecast import STANDARD_ERRORS, Range, Speed, TierFacts
 from pipelines.requests import Request
+from pipelines.route_config import Cascade, Route
 from pipelines.tier import VLLM, Engine, Scripted, Tier
 
 _BYTES_PER_TOKEN = (6.0, 4.0, 2.0)
@@ -45,9 +46,12 @@ def tier_facts(plan: Plan, tier: Tier, past: PastAnswers, requests: float) -> Ti
         prompt_tokens = _guessed(defaults)
     generates = not isinstance(engine, VLLM) or engine.task == "generate"
     lengths = past.completion_tokens[tier.name]
+    may_be_refused = _may_be_refused(plan.route, tier)
     if generates and len(lengths) < _ENOUGH_ANSWERS:
         unknown.append(f"nothing tells how long its answers are; {_NAME_ONE}")
-    context = (stated_context(engine) if isinstance(engine, VLLM) else None) or math.inf
+    elif generates and may_be_refused:
+        unknown.append("nothing tells how long its answers are that were not taken")
+    context = _context(engine)
     limit = _limits(engine, defaults, context, prompt_tokens)
     speed = _speed(plan, tier, past)
     if speed.completion_tokens is None and speed.answers is None:
@@ -55,14 +59,48 @@ def tier_facts(plan: Plan, tier: Tier, past: PastAnswers, requests: float) -> Ti
     return TierFacts(
         rate=plan.prices.tiers[tier.name],
         prompt_tokens=prompt_tokens,
-        completion_tokens=_lengths(lengths, limit, requests)
+        completion_tokens=_lengths(lengths, limit, requests, may_be_refused)
         if generates
         else lambda _: Range.exactly(0),
         speed=speed,
-        context=context,
+        refuses=_refuses(engine, defaults, context, prompt_tokens),
         replicas=tier.replica_range.max,
         unknown=tuple(unknown),
     )
+
+
+def _may_be_refused(route: Route, tier: Tier) -> bool:
+    """Whether answers of this tier may end in no row, and so be unlike those that are known."""
+    return isinstance(route, Cascade) and tier.name != route.otherwise
+
+
+def _context(engine: Engine) -> float:
+    """Tokens that a prompt and its answer may have together; infinite where that is not known."""
+    if not isinstance(engine, VLLM):
+        return math.inf
+    stated = stated_context(engine)
+    if stated is not None:
+        return stated
+    from transformers import AutoConfig
+
+    found = _from_files(AutoConfig, engine.model, engine)
+    told = getattr(found and found.get_text_config(), "max_position_embeddings", None)
+    return told or math.inf
+
+
+def _refuses(
+    engine: Engine, defaults: Mapping[str, Any], context: float, prompt_tokens: Tokens
+) -> Callable[[Request], bool]:
+    if not isinstance(engine, VLLM):
+        return lambda _: False
+    least_room = 1 if engine.task == "generate" else 0
+
+    def refuses(request: Request) -> bool:
+        if refusal(engine, request, defaults) is not None:
+            return True
+        return prompt_tokens(request).low + least_room > context
+
+    return refuses
 
 
 def _counted(engine: Engine, defaults: Mapping[str, Any]) -> Tokens | None:
@@ -94,10 +132,19 @@ def _tokenizer(engine: VLLM) -> Any | None:
     """Importing it takes seconds, of which a run without such a tier needs none."""
     from transformers import AutoTokenizer
 
-    named = engine.engine_args.get("tokenizer", engine.model)
+    return _from_files(AutoTokenizer, engine.engine_args.get("tokenizer", engine.model), engine)
+
+
+def _from_files(kind: Any, named: str, engine: VLLM) -> Any | None:
+    """What `transformers` reads of a model without the network; None where it is not here."""
+    # Left unsaid it would be asked for at a terminal.
+    trusted = bool(engine.engine_args.get("trust_remote_code", False))
     try:
-        return AutoTokenizer.from_pretrained(
-            named, revision=engine.revision or "main", local_files_only=True
+        return kind.from_pretrained(
+            named,
+            revision=engine.revision or "main",
+            local_files_only=True,
+            trust_remote_code=trusted,
         )
     except (OSError, ValueError, ImportError):
         return None
@@ -132,15 +179,23 @@ def _limits(
     return limit
 
 
-def _lengths(past: np.ndarray, limit: Callable[[Request], float], requests: float) -> Tokens:
-    """Like those before, as far as the limit lets them; else from one token up to it."""
+def _lengths(
+    past: np.ndarray, limit: Callable[[Request], float], requests: float, may_be_refused: bool
+) -> Tokens:
+    """Like those before, as far as the limit lets them; else from one token up to it.
+
+    Args:
+        may_be_refused: answers that were not taken may be longer than those before.
+    """
 
     @lru_cache(maxsize=1024)
     def alike(most: float) -> Range:
         cut = np.minimum(past, most)
         apart = STANDARD_ERRORS * cut.std() * math.sqrt(1 / len(cut) + 1 / max(requests, 1))
         mean = float(cut.mean())
-        return Range(max(mean - apart, 0), mean, min(mean + apart, most))
+        return Range(
+            max(mean - apart, 0), mean, most if may_be_refused else min(mean + apart, most)
+        )
 
     def length(request: Request) -> Range:
         most = limit(request)
@@ -155,7 +210,7 @@ def _lengths(past: np.ndarray, limit: Callable[[Request], float], requests: floa
 def _speed(plan: Plan, tier: Tier, past: PastAnswers) -> Speed:
     """All replicas together."""
     engine, replicas = tier.engine, tier.replica_range.max
-    answers = past.answers_per_s.get(tier.name)
+    answers = past.requests_per_s.get(tier.name)
     if isinstance(engine, API):
         if engine.mode == "batch":
             # When a batch is done its provider alone decides.

@@ -74,7 +74,7 @@ class TierFacts:
     Attributes:
         prompt_tokens: of what it is asked.
         completion_tokens: of its answer.
-        context: tokens that a prompt may have; a longer one is refused, and not paid.
+        refuses: what it will not work on, at no cost.
         replicas: how many `speed` is of.
         unknown: what is not, for people.
     """
@@ -83,7 +83,7 @@ class TierFacts:
     prompt_tokens: Callable[[Request], Range]
     completion_tokens: Callable[[Request], Range]
     speed: Speed
-    context: float = math.inf
+    refuses: Callable[[Request], bool] = lambda _: False
     replicas: int = 1
     unknown: Sequence[str] = ()
 
@@ -121,10 +121,12 @@ class TierForecast:
 class Forecast:
     """Attributes:
     hits: requests that the response cache answers.
+    refused: requests that no tier which may answer them takes.
     baseline_usd: the tokens of all rows' answers at the baseline's price; None without one.
     """
 
     hits: Range
+    refused: Range
     tiers: dict[str, TierForecast]
     cost_usd: Range
     baseline_usd: Range | None
@@ -142,7 +144,7 @@ def forecast(
 
     Args:
         requests: all there are.
-        rows: all that get an answer, repeats included.
+        rows: all that ask them.
         shares: of rows with a choice of walks: how often a tier's answer is the last; None where
             nothing tells.
         baseline: the price that savings are counted from.
@@ -152,13 +154,18 @@ def forecast(
     amounts = np.array([_amounts(one, names, facts, shares) for one in sample])
     amounts = amounts.reshape(len(sample), len(names) + 1, 4, 3)
     totals = [[scale.total(amounts[:, t, q]) for q in range(4)] for t in range(len(names) + 1)]
-    hits = np.array([[float(one.is_hit)] * 3 for one in sample])
+    hits = [one.is_hit for one in sample]
+    refused = [
+        not one.is_hit and all(facts[walk.end].refuses(one.request) for walk in one.walks)
+        for one in sample
+    ]
     baseline_usd = None
     if baseline is not None:
         instead = np.array([_at_baseline(one, facts, shares, baseline) for one in sample])
         baseline_usd = scale.total_of_rows(instead).times(1 / NUSD)
     return Forecast(
-        hits=scale.total(hits),
+        hits=scale.total(_alike(hits)),
+        refused=scale.total(_alike(refused)),
         tiers={
             name: _tier(told, facts[name])
             for name, told in zip(names, totals, strict=False)
@@ -195,17 +202,21 @@ class _Scale:
         size = len(drawn)
         if not size:
             return _range(chosen, np.zeros(3))
-        mean = (drawn * weights[:, None]).sum(axis=0) / weights.sum()
-        # Of a population that was looked at as a whole nothing is left to chance.
-        unseen = max(1 - size / self._requests, 0)
-        apart = np.zeros(3)
-        finite = np.isfinite(mean)
-        if unseen:
-            off = (drawn[:, finite] - mean[finite]) * (weights / weights.mean())[:, None]
-            error = np.sqrt((off**2).sum(axis=0) / max(size - 1, 1) / size * unseen)
-            apart[finite] = of * STANDARD_ERRORS * error
         seen = (drawn * weights[:, None]).sum(axis=0)
+        unseen = 1 - size / self._requests
+        if unseen <= 0:
+            return _range(chosen + seen, np.zeros(3))
+        mean = seen / weights.sum()
+        finite, apart = np.isfinite(mean), np.zeros(3)
+        off = (drawn[:, finite] - mean[finite]) * (weights / weights.mean())[:, None]
+        error = np.sqrt((off**2).sum(axis=0) / max(size - 1, 1) / size * unseen)
+        apart[finite] = of * STANDARD_ERRORS * error
         return _range(chosen + of * mean, apart, least=float(chosen[_LOW] + seen[_LOW]))
+
+
+def _alike(values: Sequence[bool]) -> Floats:
+    """The same low, expected and high, of shape (values, 3)."""
+    return np.repeat(np.array(values, np.float64)[:, None], 3, axis=1)
 
 
 def _range(levels: Floats, apart: Floats, least: float = 0.0) -> Range:
@@ -242,7 +253,7 @@ def _at_baseline(
         tier = facts[walk.end]
         prompt = tier.prompt_tokens(one.request)
         cost = _token_cost(rate, prompt, tier.completion_tokens(one.request))
-        costs.append(_as_floats(Range.exactly(0) if prompt.low > tier.context else cost))
+        costs.append(_as_floats(Range.exactly(0) if tier.refuses(one.request) else cost))
     return _of_one(one.walks, costs, shares)
 
 
@@ -272,16 +283,18 @@ def _walked(walk: Walk, names: Sequence[str], facts: Mapping[str, TierFacts]) ->
     answered = Range.exactly(0)
     for visit in walk.visits:
         tier = facts[visit.tier]
-        prompt = tier.prompt_tokens(visit.asked)
-        if prompt.low > tier.context:
+        if tier.refuses(visit.asked):
             continue
+        prompt = tier.prompt_tokens(visit.asked)
         if visit.reads_answer:
             prompt = Range.sum(prompt, answered)
         if visit.grades:
             most = visit.asked.sampling["max_tokens"]
             completion = Range(1, most, most)
         else:
-            completion = answered = tier.completion_tokens(visit.asked)
+            completion = tier.completion_tokens(visit.asked)
+        if not visit.judges:
+            answered = completion
         quantities = Range.exactly(1), prompt, completion, _cost(tier, prompt, completion)
         added = np.array([_as_floats(quantity.times(visit.share)) for quantity in quantities])
         if not visit.is_certain:

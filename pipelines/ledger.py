@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.cost import time_cost
+from pipelines.errors import UsageProblem
 from pipelines.prices import HourRate, TokenRate
 from pipelines.schema import BILL
 
@@ -54,13 +55,15 @@ class Replica:
 class Committed:
     """What the committed rows of one tier and start took of its replicas.
 
-    `cost_nusd` is all of it, `row_nusd` what the rows themselves are billed: without checks of
+    `requests` counts what was asked of them. `cost_nusd` is all of it, `row_nusd` what the rows
+    themselves are billed: without checks of
     them in the shadow, and attempts that a retry replaced.
     """
 
     engine_ns: int = 0
     cost_nusd: int = 0
     row_nusd: int = 0
+    requests: int = 0
 
 
 def overhead_lines(
@@ -84,6 +87,11 @@ def overhead_lines(
         for replica in replicas:
             by_tier.setdefault(replica.tier, []).append(replica)
         for tier, group in by_tier.items():
+            if tier not in rates:
+                raise UsageProblem(
+                    f"tiers: an earlier start of this run paid for tier {tier!r}; keep it in the "
+                    "configuration, so that its bill can be told"
+                )
             paid = committed.get((attempt, tier), Committed())
             lines += _tier_lines(attempt, tier, group, paid, rates[tier])
     return lines

@@ -153,9 +153,10 @@ def committed_time(directory: Directory) -> dict[tuple[str, str], Committed]:
     time: Counter[tuple[str, str]] = Counter()
     cost: Counter[tuple[str, str]] = Counter()
     rows: Counter[tuple[str, str]] = Counter()
+    requests: Counter[tuple[str, str]] = Counter()
     for table in _tables(directory, BILL_PARTS):
         grouped = table.group_by(["attempt_id", "tier", "kind"]).aggregate(
-            [("engine_ns", "sum"), ("cost_nusd", "sum")]
+            [("engine_ns", "sum"), ("cost_nusd", "sum"), ([], "count_all")]
         )
         for row in grouped.to_pylist():
             if row["attempt_id"] is not None:
@@ -163,7 +164,8 @@ def committed_time(directory: Directory) -> dict[tuple[str, str], Committed]:
                 time[key] += row["engine_ns_sum"]
                 cost[key] += row["cost_nusd_sum"]
                 rows[key] += row["cost_nusd_sum"] if row["kind"] == "row" else 0
-    return {key: Committed(time[key], cost[key], rows[key]) for key in time}
+                requests[key] += row["count_all"]
+    return {key: Committed(time[key], cost[key], rows[key], requests[key]) for key in time}
 
 
 def count_rows(directory: Directory) -> dict[str, Any]:

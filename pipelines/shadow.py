@@ -80,6 +80,13 @@ def ladder_of(route: Route, configured: Route) -> Ladder | None:
     return ladder
 
 
+def is_checked(route: Calibrated, row_id: str) -> bool:
+    """Whether a row that stays cheap is answered again: by lot, the same however often it comes."""
+    seed = route.seed.to_bytes(8, "little", signed=True)
+    lot = blake2b(row_id.encode(), digest_size=8, key=seed).digest()
+    return int.from_bytes(lot, "little") < route.checked_share * 2**64
+
+
 class ShadowLadder:
     """Takes what the route takes, and has a share of it answered again.
 
@@ -112,15 +119,9 @@ class ShadowLadder:
         outcome = self._inner.after(given) if self._inner else Done("")
         stays_cheap = isinstance(outcome, Done) and given.tier == self._route.cheap
         answered = given.response is not None or given.parked is not None
-        if stays_cheap and answered and self._is_chosen(given.row_id):
+        if stays_cheap and answered and is_checked(self._route, given.row_id):
             return Next(self._route.strong, 0, SHADOW, parks=True)
         return outcome
-
-    def _is_chosen(self, row_id: str) -> bool:
-        """By lot, but the same however often the row comes."""
-        seed = self._route.seed.to_bytes(8, "little", signed=True)
-        lot = blake2b(row_id.encode(), digest_size=8, key=seed).digest()
-        return int.from_bytes(lot, "little") < self._route.checked_share * 2**64
 
     def _compared(self, given: Given) -> Done:
         if given.response is None or given.parked is None:

@@ -12,6 +12,7 @@ from pipelines.judging import grade_of_answer, grade_of_prompt
 from pipelines.requests import Request
 from pipelines.route_config import Cascade, Gatekeeper, Route, Step
 from pipelines.route_plan import as_ladder
+from pipelines.shadow import is_checked
 
 _ANY_GRADE, _ANY_CONFIDENCE = 5, 0.5
 """Which rows a threshold lets pass is not asked here."""
@@ -23,14 +24,16 @@ class Visit:
 
     Attributes:
         asked: what the tier reads.
+        judges: whether it helps to judge an answer, instead of giving the row's.
         grades: whether it answers with a grade.
-        reads_answer: whether it is asked with the answer of the visit before.
-        share: of the rows on this walk that make it.
-        is_certain: whether all of these do; else they may.
+        reads_answer: whether it is asked with the answer that is judged.
+        share: of the rows on this walk that may make it.
+        is_certain: whether all of these do.
     """
 
     tier: str
     asked: Request
+    judges: bool = False
     grades: bool = False
     reads_answer: bool = False
     share: float = 1.0
@@ -46,7 +49,12 @@ class Walk:
 
 
 def walks(
-    route: Route, configured: Route, request: Request, tier: str, step: int | None
+    route: Route,
+    configured: Route,
+    request: Request,
+    tier: str,
+    step: int | None,
+    row_id: str = "",
 ) -> list[Walk]:
     """The walks that a row may take.
 
@@ -54,6 +62,7 @@ def walks(
         route: as it is taken, see `route_by`.
         configured: as it was asked for.
         tier, step: where the router has put it.
+        row_id: by which lots are drawn.
     """
     if step is not None and isinstance(route, Gatekeeper):
         found = _graded(route, request)
@@ -61,30 +70,34 @@ def walks(
         found = list(_climbing(route, request))
     else:
         found = [Walk(tier, [Visit(tier, request)])]
-    if not isinstance(configured, Calibrated) or step is None or not configured.checked_share:
+    if not isinstance(configured, Calibrated) or step is None:
         return found
-    checked = Visit(configured.strong, request, share=configured.checked_share)
+    if not is_checked(configured, row_id):
+        return found
+    checked = Visit(configured.strong, request, judges=True)
     return [
         replace(walk, visits=[*walk.visits, checked]) if walk.end == configured.cheap else walk
         for walk in found
     ]
 
 
-def walks_before_calibration(route: Route, request: Request, sampled: float) -> list[Walk]:
+def walks_before_calibration(
+    route: Route, request: Request, sampled: float, row_id: str = ""
+) -> list[Walk]:
     """The walks that a row may take by a calibrated route that has learned nothing yet.
 
     Args:
         sampled: the share of requests that may be put to all tiers for that.
     """
     if isinstance(route, CertifiedGatekeeper):
-        found = walks(as_ladder(route, "mean", _ANY_GRADE), route, request, route.tier, 0)
+        found = walks(as_ladder(route, "mean", _ANY_GRADE), route, request, route.tier, 0, row_id)
     elif isinstance(route, CertifiedCascade):
         threshold = -_ANY_CONFIDENCE if route.verifier is None else -float(_ANY_GRADE)
-        found = walks(as_ladder(route, "mean", threshold), route, request, route.cheap, 0)
+        found = walks(as_ladder(route, "mean", threshold), route, request, route.cheap, 0, row_id)
     else:
         assert isinstance(route, Calibrated)
         found = [
-            *walks(route, route, request, route.cheap, 0),
+            *walks(route, route, request, route.cheap, 0, row_id),
             *walks(route, route, request, route.strong, None),
         ]
     every = {visit.tier: visit for walk in found for visit in walk.visits}
@@ -93,7 +106,7 @@ def walks_before_calibration(route: Route, request: Request, sampled: float) -> 
 
 
 def _graded(route: Gatekeeper, request: Request) -> list[Walk]:
-    graded = Visit(route.tier, grade_of_prompt(route.guide, request), grades=True)
+    graded = Visit(route.tier, grade_of_prompt(route.guide, request), judges=True, grades=True)
     return [Walk(end, [graded, Visit(end, request)]) for end in (route.cheap, route.strong)]
 
 
@@ -110,7 +123,7 @@ def _climbing(route: Cascade, request: Request) -> Iterator[Walk]:
 def _judges(step: Step, request: Request) -> Iterator[Visit]:
     for accept in step.accept:
         if isinstance(accept, ByAgreement):
-            yield Visit(accept.tier, request)
+            yield Visit(accept.tier, request, judges=True)
         elif isinstance(accept, ByVerifier):
             asked = grade_of_answer(accept.guide, request, "")
-            yield Visit(accept.tier, asked, grades=True, reads_answer=True)
+            yield Visit(accept.tier, asked, judges=True, grades=True, reads_answer=True)

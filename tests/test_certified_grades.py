@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from conftest import tier, write_jsonl
+from planned import is_as_planned
 
 from jobs.batch import run
+from jobs.forecast import forecast_run
 from jobs.route_calibration import calibrate_route
 from pipelines.calibrated_config import CertifiedCascade, CertifiedGatekeeper
 from pipelines.cascade import GRADE, Done, Given, Next
@@ -21,6 +23,7 @@ from pipelines.requests import Request
 from pipelines.route_config import Cascade, Fixed, Gatekeeper
 from pipelines.route_plan import RoutePlan, route_by
 from pipelines.shadow import SHADOW, ladder_of
+from pipelines.storage import Directory
 
 ROWS = 600
 GATE = {"policy": "certified_gatekeeper", "tier": "grader"}
@@ -83,7 +86,9 @@ def test_a_grade_with_a_certified_threshold_routes_a_run(
     found = calibrate_route(config, lambda _: None)
     assert found.certificate.threshold == threshold
     assert found.policies[0].name == "grade"
+    planned = forecast_run(config, size=1000)
     run(config)
+    assert is_as_planned(planned, Directory(config.output.path, config.storage))
     out = pq.read_table(f"{config.output.path}/rows").to_pylist()
     assert [row["response"] for row in out] == [row["right"] for row in out]
     new = [row for row in out if row["source"] == "generated"]

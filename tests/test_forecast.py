@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from pydantic import TypeAdapter
 
+from pipelines.cascade import Given, Next
 from pipelines.forecast import Forecast, Range, Sampled, Speed, TierFacts, forecast
 from pipelines.prices import NUSD, HourRate, TokenRate
 from pipelines.requests import Request
 from pipelines.route_config import Route
+from pipelines.shadow import ladder_of
 from pipelines.walks import Visit, Walk, walks, walks_before_calibration
 
 USD = TokenRate(1_000_000 * NUSD, 500_000 * NUSD, 1_000_000 * NUSD)
@@ -133,17 +135,21 @@ def test_a_row_that_stands_on_no_ladder_has_one_walk() -> None:
     assert [walk.end for walk in walks(CASCADE, CASCADE, ask(), "s", None)] == ["s"]
 
 
-def test_checks_in_the_shadow_are_paid() -> None:
+def test_checks_in_the_shadow_are_those_that_the_run_will_draw() -> None:
     chosen = route(
         policy="classifier", cheap="c", strong="s", shadow_share=0.25,
         embedding={"embedder": "m"}, floor={"loss_points": 1}, quality={"by": "strong"},
     )  # fmt: skip
-    request = ask()
-    kept = walks(chosen, chosen, request, "c", 0)
-    sent = walks(chosen, chosen, request, "s", None)
-    tiers = {"c": facts(), "s": facts(rate=DEAR)}
-    found = of([Sampled(request, kept), Sampled(request, sent)], 2, tiers)
-    assert found.tiers["s"].requests == Range.exactly(1.25)
+    ladder = ladder_of(chosen, chosen)
+    assert ladder is not None
+    names = [f"row {i}" for i in range(400)]
+    given = [Given(0, "answer", ask(), response="x", row_id=name, tier="c") for name in names]
+    checked = sum(isinstance(ladder.after(one), Next) for one in given)
+    sample = [Sampled(ask(), walks(chosen, chosen, ask(), "c", 0, name)) for name in names]
+    sample.append(Sampled(ask(), walks(chosen, chosen, ask(), "s", None, "row 0")))
+    found = of(sample, 401, {"c": facts(), "s": facts(rate=DEAR)})
+    assert 60 < checked < 140
+    assert found.tiers["s"].requests == Range.exactly(checked + 1)
 
 
 @pytest.mark.parametrize(
@@ -180,10 +186,10 @@ def test_nothing_left_costs_nothing() -> None:
     assert (found.tiers, found.cost_usd) == ({}, Range.exactly(0))
 
 
-def test_a_prompt_beyond_the_context_is_refused_and_not_paid() -> None:
-    short = replace(facts(), context=2)
+def test_what_a_tier_refuses_is_not_paid() -> None:
+    short = replace(facts(), refuses=lambda request: words(request).low > 2)
     found = of([on("a"), on("a", ask("one"))], 2, {"a": short}, baseline=DEAR)
-    assert found.tiers["a"].requests == Range.exactly(1)
+    assert found.tiers["a"].requests == found.refused == Range.exactly(1)
     assert found.baseline_usd is not None
     assert found.baseline_usd.high == pytest.approx(10 * (1 + 5))
 
@@ -241,6 +247,21 @@ def test_a_judge_checks_nothing_in_the_shadow() -> None:
     found = of([Sampled(ask(), ways)], 1, {"c": unbounded, "v": unbounded, "s": unbounded})
     assert math.isinf(found.cost_usd.high)
     assert ways[0].visits[-1].tier == "v"
+
+
+def test_a_verifier_reads_the_answer_that_is_judged_and_no_other() -> None:
+    both = route(
+        policy="cascade", otherwise="s",
+        steps=[{"tier": "c", "accept": [
+            {"by": "agreement", "tier": "b"}, {"by": "verifier", "tier": "v"},
+        ]}],
+    )  # fmt: skip
+    request = ask()
+    long, short = facts(Range.exactly(100)), facts(Range.exactly(5))
+    ways = walks(both, both, request, "c", 0)
+    tiers = {"c": long, "b": short, "v": short, "s": short}
+    found = of([Sampled(request, ways)], 1, tiers).tiers["v"].prompt_tokens
+    assert found.high == words(ways[0].visits[2].asked).high + 100
 
 
 def test_what_is_asked_most_often_counts_as_it_is() -> None:

@@ -185,7 +185,7 @@ def test_a_route_that_is_to_learn_may_go_either_way(
     found = forecast_run(config, size=1000)
     strong = found.figures.tiers["strong"].requests
     assert strong.expected is None
-    assert strong.low == pytest.approx(200 * 0.02), "what stays cheap is checked in the shadow"
+    assert strong.low < 200 * 0.1, "what stays cheap is checked in the shadow, by lot"
     assert strong.high == pytest.approx(200 * 1.5), "the sample asks both"
     assert any("nightmill calibrate" in remark for remark in found.remarks)
 
@@ -356,3 +356,55 @@ def test_an_input_that_is_being_sorted_is_planned_from_its_files(
     summary = run(config)
     assert summary.ok == 300
     assert forecast_run(config, size=100).rows == 0
+
+
+def test_routing_may_look_at_the_tenant(make_config: MakeConfig) -> None:
+    rows = [{**row, "customer": "ab"[i % 2]} for i, row in enumerate(prompts(40, 20))]
+    config = make_config(
+        rows,
+        input={"path": make_config(rows).input.path, "columns": {"tenant": "customer"}},
+        tiers=[tier("only"), tier("other")],
+        route={
+            "policy": "rules",
+            "rules": [{"when": {"columns": {"customer": ["a"]}}, "tier": "other"}],
+            "otherwise": "only",
+        },
+    )
+    found = forecast_run(config, size=100).figures.tiers
+    assert found["only"].requests.expected == found["other"].requests.expected == 10
+
+
+def test_what_a_tier_cannot_do_is_not_paid(make_config: MakeConfig) -> None:
+    local = {
+        "name": "local",
+        "engine": {"kind": "vllm", "model": str(ROOT / "demo/models/small-int8")},
+        "billing": {"kind": "serverless", "usd_per_mtok": PRICE},
+    }
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    rows = [
+        {"id": "tools", "prompt": "x", "tools": [tool]},
+        {"id": "long", "prompt": "word " * 9000},
+        {"id": "fine", "prompt": "Sort: 3 1 2"},
+    ]
+    route = {"policy": "fixed", "tier": "local"}
+    found = forecast_run(make_config(rows, tiers=[local], route=route, baseline="local"), 100)
+    assert found.figures.refused.expected == 2
+    assert found.figures.tiers["local"].requests.expected == 1
+
+
+def test_speed_is_what_replicas_of_the_same_model_did(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    def config(out: str, model: str) -> RunConfig:
+        tiers = [tier("only", model=model, delay_s=0.05, max_num_seqs=4)]
+        return make_config(prompts(60, 60), tiers=tiers, output={"path": str(tmp_path / out)})
+
+    same, other = (run(config(out, out)).output for out in ("same", "other"))
+    told = [
+        forecast_run(config("next", "same"), 100, outputs).figures.tiers["only"].hours
+        for outputs in ([same], [same, other], [other])
+    ]
+    assert told[0] == told[1]
+    assert told[0] is not None
+    assert told[0].expected == pytest.approx(60 / 4 * 0.05 / 3600, rel=0.5)
+    assert told[2] is None

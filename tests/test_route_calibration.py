@@ -11,11 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from conftest import tier, write_jsonl
+from planned import is_as_planned
 from rich.console import Console
 
 from jobs.batch import run
 from jobs.calibrated import ensure_calibrated
 from jobs.cli import main
+from jobs.forecast import forecast_run
 from jobs.route_calibration import calibrate_route
 from jobs.route_findings import RouteCalibration, print_route_calibration
 from jobs.route_spending import calibration_lines
@@ -97,7 +99,13 @@ def test_the_run_keeps_the_floor_and_reuses_what_was_answered(
     calibrated: tuple[RunConfig, RouteCalibration],
 ) -> None:
     config, found = calibrated
+    planned = forecast_run(config, size=1000)
     summary = run(config)
+    output = Directory(config.output.path, config.storage)
+    assert is_as_planned(planned, output)
+    assert planned.figures.hits.expected == found.rows
+    tiers = planned.figures.tiers
+    assert tiers["cheap"].requests.low == tiers["cheap"].requests.high, "the route itself was asked"
     out = pq.read_table(f"{config.output.path}/rows").to_pylist()
     assert summary.ok == ROWS
     wrong = sum(row["response"] != row["right"] for row in out)
@@ -250,7 +258,13 @@ def test_a_cascade_takes_what_its_certified_confidence_allows(tmp_path: Path) ->
         ensure_calibrated(RunConfig.model_validate(broken))
     output = Directory(config.output.path, config.storage)
     assert calibration_lines(output)[0]["cost_nusd"] > 0
-    summary = run_calibrated(RunConfig.model_validate(raw))
+    config = RunConfig.model_validate(raw)
+    ensure_calibrated(config)
+    planned = forecast_run(config, size=1000)
+    summary = run_calibrated(config)
+    assert is_as_planned(planned, output)
+    strong = planned.figures.tiers["strong"].requests.expected
+    assert strong == pytest.approx(summary.escalated, abs=0.1 * ROWS), "as was certified"
     assert summary.overhead_usd["calibration"] > 0
     out = pq.read_table(f"{config.output.path}/rows").to_pylist()
     new = [row for row in out if row["source"] == "generated"]
@@ -326,7 +340,10 @@ def test_a_budget_buys_the_best_quality_that_it_can(tmp_path: Path) -> None:
     config = RunConfig.model_validate({**raw, "budget_usd": budget})
     found = calibrate_route(config, lambda _: None)
     assert found.budget_usd == budget
+    planned = forecast_run(config, size=1000)
+    assert planned.budget_left_usd == pytest.approx(budget - found.bill_usd)
     summary = run(config)
+    assert is_as_planned(planned, Directory(config.output.path, config.storage))
     assert summary.ok == ROWS
     assert summary.bill_usd <= budget
     assert summary.routing is not None

@@ -48,7 +48,8 @@ def tier_facts(plan: Plan, tier: Tier, past: PastAnswers, requests: float) -> Ti
     lengths = past.completion_tokens[tier.name]
     may_be_refused = _may_be_refused(plan.route, tier)
     if generates and len(lengths) < _ENOUGH_ANSWERS:
-        unknown.append(f"nothing tells how long its answers are; {_NAME_ONE}")
+        bound = "" if "max_tokens" in defaults else "bound them by sampling.max_tokens, or "
+        unknown.append(f"nothing tells how long its answers are; {bound}{_NAME_ONE}")
     elif generates and may_be_refused:
         unknown.append("nothing tells how long its answers are that were not taken")
     context = _context(engine)

@@ -50,6 +50,7 @@ def test_a_run_does_what_was_planned(tmp_path: Path, make_config: MakeConfig) ->
     assert (before.rows, before.bad) == (summary.rows, summary.errors)
     assert (before.requests, before.repeats) == (200, summary.by_source["duplicate"])
     assert before.figures.cost_usd.expected is None, "nobody knows how long answers are"
+    assert not any("max_tokens" in remark for remark in before.remarks)
     assert within(before, summary.bill_usd)
     assert before.figures.tiers["only"].prompt_tokens.expected == summary.prompt_tokens
     # The same once more, told how long answers were.
@@ -221,7 +222,15 @@ def test_the_command_prints_both_ways(tmp_path: Path, make_config: MakeConfig) -
     config = make_config(prompts(30, 20), budget_usd=1.0)
     shown = plan(config, tmp_path)
     assert shown.exit_code == 0
-    for told in ("budget left", "requests", "repeats", "33.3 %", "at least", "--like"):
+    for told in (
+        "budget left",
+        "requests",
+        "repeats",
+        "33.3 %",
+        "at least",
+        "--like",
+        "sampling.max_tokens",
+    ):
         assert told in shown.output, shown.output
     raw = json.loads(plan(config, tmp_path, "--json").stdout)
     assert raw["figures"]["cost_usd"]["high"] is None, "nothing bounds it"

@@ -92,7 +92,8 @@ def stated_context(config: VLLM) -> int | None:
     file = Path(config.model, "config.json")
     if stated is None and file.is_file():
         stated = json.loads(file.read_text()).get("max_position_embeddings")
-    return stated if isinstance(stated, int) else None
+    # vLLM takes -1 and "auto" too: it then chooses by the memory that there is.
+    return stated if isinstance(stated, int) and stated > 0 else None
 
 
 def text_bytes(request: Request) -> int:

@@ -126,7 +126,20 @@ def _counted(engine: Engine, defaults: Mapping[str, Any]) -> Tokens | None:
             return guessed(request)
         return Range.exactly(len(prompt.tokens))
 
-    return counted
+    return _once(counted)
+
+
+def _once(counted: Tokens) -> Tokens:
+    """Each request is looked at from several sides; a long one takes a while to count."""
+    known: dict[int, tuple[Request, Range]] = {}
+
+    def once(request: Request) -> Range:
+        # With the request, so that no other one gets its number.
+        if id(request) not in known:
+            known[id(request)] = request, counted(request)
+        return known[id(request)][1]
+
+    return once
 
 
 def _tokenizer(engine: VLLM) -> Any | None:

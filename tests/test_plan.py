@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 from conftest import PRICE, ROOT, MakeConfig, tier, write_jsonl
 
+from actors.vllm_refusals import stated_context
 from jobs.batch import run
 from jobs.cli import main
 from jobs.forecast import RunForecast, forecast_run
@@ -21,6 +22,7 @@ from pipelines.config_file import dump_config
 from pipelines.errors import UsageProblem
 from pipelines.intake import read_block
 from pipelines.storage import Directory, open_filesystem
+from pipelines.tier import VLLM
 
 pytestmark = pytest.mark.usefixtures("ray_here")
 
@@ -399,6 +401,12 @@ def test_what_a_tier_cannot_do_is_not_paid(make_config: MakeConfig) -> None:
     found = forecast_run(make_config(rows, tiers=[local], route=route, baseline="local"), 100)
     assert found.figures.refused.expected == 2
     assert found.figures.tiers["local"].requests.expected == 1
+
+
+def test_a_context_that_vllm_chooses_itself_refuses_nothing() -> None:
+    for chosen in (-1, "auto"):
+        config = VLLM(kind="vllm", model="m/m", engine_args={"max_model_len": chosen})
+        assert stated_context(config) is None
 
 
 def test_speed_is_what_replicas_of_the_same_model_did(
